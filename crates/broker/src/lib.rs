@@ -1,0 +1,2 @@
+//! An embedded NATS server.
+#![forbid(unsafe_code)]
