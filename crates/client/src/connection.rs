@@ -1,0 +1,438 @@
+//! The connection: how it is found, authenticated, kept and used.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, Event, ServerAddr};
+use bytes::Bytes;
+use ostler_wire::{Endpoint, ErrorReply, Subject};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::key::read_seed;
+use crate::{Error, Message, Subscription};
+
+/// How long [`Client::request`] waits: long enough for a busy host, short enough for a person.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The first and the longest wait between two attempts to reconnect.
+const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+const RECONNECT_LONGEST: Duration = Duration::from_secs(10);
+
+/// How often a disconnected client looks whether the daemon moved to another address.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Messages a subscription keeps for a slow owner.
+const SUBSCRIPTION_MESSAGES_MAX: usize = 65_536;
+
+/// Where the bus is.
+#[derive(Debug, Clone)]
+pub enum Bus {
+    /// At the address the daemon wrote into this file ([`ostler_wire::ENDPOINT_FILE`]), read again at every attempt.
+    File(PathBuf),
+    /// At a fixed address, `nats://127.0.0.1:4222`.
+    Url(String),
+}
+
+impl Bus {
+    /// Finds the address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoEndpoint`] or [`Error::BadEndpoint`].
+    pub fn url(&self) -> Result<String, Error> {
+        let path = match self {
+            Self::Url(url) => return Ok(url.clone()),
+            Self::File(path) => path,
+        };
+        let text = std::fs::read(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::NoEndpoint(path.clone()),
+            _ => Error::BadEndpoint { path: path.clone(), reason: error.to_string() },
+        })?;
+        let endpoint: Endpoint = serde_json::from_slice(&text)
+            .map_err(|error| Error::BadEndpoint { path: path.clone(), reason: error.to_string() })?;
+        Ok(endpoint.bus_url)
+    }
+}
+
+/// What a connection needs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A name for the broker's connection list.
+    pub name: String,
+    /// Where the bus is.
+    pub bus: Bus,
+    /// The file with the nkey seed.
+    pub key_file: PathBuf,
+    /// The prefix of this client's inboxes; must be allowed by its permissions. Default `_INBOX`.
+    pub inbox_prefix: String,
+}
+
+impl Options {
+    /// Options with the default inbox prefix.
+    pub fn new(name: impl Into<String>, bus: Bus, key_file: impl Into<PathBuf>) -> Self {
+        Self { name: name.into(), bus, key_file: key_file.into(), inbox_prefix: "_INBOX".to_owned() }
+    }
+
+    /// The same with another inbox prefix.
+    #[must_use]
+    pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.inbox_prefix = prefix.into();
+        self
+    }
+}
+
+/// Whether the bus is there right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connection {
+    /// Connected for the n-th time, from 1: a change of the number means messages may have been missed.
+    Up(u64),
+    /// Not connected; reconnecting.
+    Down,
+}
+
+/// A connection to the bus. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    nats: async_nats::Client,
+    connection: watch::Receiver<Connection>,
+    _follower: Arc<AbortOnDrop>,
+}
+
+/// Ends the task that follows the daemon's address together with the last clone of its client.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Client {
+    /// Connects now.
+    ///
+    /// # Errors
+    ///
+    /// Tells apart a missing daemon, an unreachable bus and a refused credential. Not cancel-safe: a cancelled call
+    /// may leave a connection that closes by itself.
+    pub async fn connect(options: Options) -> Result<Self, Error> {
+        let url = options.bus.url()?;
+        Self::open(options, &url, false).await
+    }
+
+    /// Hands out a client that connects for as long as it takes; watch [`Client::connection`].
+    ///
+    /// # Errors
+    ///
+    /// Only for a credential file that cannot be used; a bus that is away is no error.
+    pub async fn patient(options: Options) -> Result<Self, Error> {
+        // Any address will do while the bus has none: the look-up replaces it as soon as there is one.
+        let url = options.bus.url().unwrap_or_else(|_| "nats://127.0.0.1:1".to_owned());
+        Self::open(options, &url, true).await
+    }
+
+    async fn open(options: Options, url: &str, patient: bool) -> Result<Self, Error> {
+        let seed = read_seed(&options.key_file)?;
+        let address: ServerAddr = url.parse().map_err(|error| Error::Unreachable {
+            url: url.to_owned(),
+            reason: format!("not an address: {error}"),
+        })?;
+        let (state_tx, connection) = watch::channel(Connection::Down);
+        let connects = Arc::new(AtomicU64::new(0));
+
+        let mut connect = ConnectOptions::with_nkey(seed)
+            .name(&options.name)
+            .custom_inbox_prefix(&options.inbox_prefix)
+            .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
+            .connection_timeout(Duration::from_secs(5))
+            .ignore_discovered_servers()
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
+            .event_callback({
+                let state_tx = state_tx.clone();
+                move |event| {
+                    match &event {
+                        Event::Connected => {
+                            let nth = connects.fetch_add(1, Ordering::Relaxed) + 1;
+                            state_tx.send_replace(Connection::Up(nth));
+                        }
+                        Event::Disconnected | Event::Closed => {
+                            state_tx.send_replace(Connection::Down);
+                        }
+                        other => tracing::debug!(event = %other, "bus"),
+                    }
+                    std::future::ready(())
+                }
+            });
+        if patient {
+            connect = connect.retry_on_initial_connect();
+        }
+        let nats = connect.connect(address).await.map_err(|error| connect_fault(url, &error))?;
+        let follower =
+            tokio::spawn(follow_address(options.bus, url.to_owned(), nats.clone(), connection.clone()));
+        Ok(Self { nats, connection, _follower: Arc::new(AbortOnDrop(follower.abort_handle())) })
+    }
+
+    /// Follows the connection; the receiver's value is the present state.
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.connection.clone()
+    }
+
+    /// Waits until the bus is there. Cancel-safe.
+    pub async fn connected(&self) {
+        let mut connection = self.connection.clone();
+        // An error means the connection task is gone; whoever uses the client next learns it.
+        let _ = connection.wait_for(|state| matches!(state, Connection::Up(_))).await;
+    }
+
+    /// The largest payload the bus carries, in bytes.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.nats.server_info().max_payload
+    }
+
+    /// Publishes a message as JSON.
+    ///
+    /// Returns when the message is in the connection's buffer; [`Client::flush`] waits until it is on its way. While
+    /// the bus is away the buffer fills and then this waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`] or [`Error::Closed`].
+    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &Subject, message: &T) -> Result<(), Error> {
+        self.publish_bytes(&subject.to_string(), None, to_json(message)).await
+    }
+
+    /// Publishes bytes, optionally asking for answers on `reply`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::publish`].
+    pub async fn publish_bytes(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        payload: Bytes,
+    ) -> Result<(), Error> {
+        self.check_size(subject, payload.len())?;
+        let subject = subject.to_owned();
+        match reply {
+            Some(reply) => self.nats.publish_with_reply(subject, reply.to_owned(), payload).await,
+            None => self.nats.publish(subject, payload).await,
+        }
+        .map_err(|error| Error::Closed(error.to_string()))
+    }
+
+    /// Answers a request; does nothing when `message` was a publication.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::publish`].
+    pub async fn respond<T: Serialize + ?Sized>(&self, message: &Message, answer: &T) -> Result<(), Error> {
+        match &message.reply {
+            Some(reply) => self.publish_bytes(reply, None, to_json(answer)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks and waits up to [`REQUEST_TIMEOUT`] for the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reply`] carries the other side's refusal; after [`Error::Timeout`] the request may have been carried
+    /// out. Cancel-safe in the same sense.
+    pub async fn request<R: DeserializeOwned>(
+        &self,
+        subject: &Subject,
+        message: &(impl Serialize + ?Sized),
+    ) -> Result<R, Error> {
+        self.request_within(subject, message, REQUEST_TIMEOUT).await
+    }
+
+    /// Asks with a patience of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::request`].
+    pub async fn request_within<R: DeserializeOwned>(
+        &self,
+        subject: &Subject,
+        message: &(impl Serialize + ?Sized),
+        patience: Duration,
+    ) -> Result<R, Error> {
+        self.request_bytes(&subject.to_string(), to_json(message), patience).await
+    }
+
+    /// Asks with a payload as it is, on a subject as it is, and reads the answer as JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::request`].
+    pub async fn request_bytes<R: DeserializeOwned>(
+        &self,
+        subject: &str,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<R, Error> {
+        self.check_size(subject, payload.len())?;
+        let request = async_nats::Request::new().payload(payload).timeout(Some(patience));
+        let reply = self.nats.send_request(subject.to_owned(), request).await.map_err(|error| match error
+            .kind()
+        {
+            async_nats::RequestErrorKind::NoResponders => Error::NoResponders { subject: subject.to_owned() },
+            async_nats::RequestErrorKind::TimedOut => {
+                Error::Timeout { subject: subject.to_owned(), millis: patience.as_millis() }
+            }
+            _ => Error::Closed(error.to_string()),
+        })?;
+        read_reply(subject, &reply.payload)
+    }
+
+    /// Listens on a subject filter.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub async fn subscribe(&self, filter: impl Into<String>) -> Result<Subscription, Error> {
+        let inner =
+            self.nats.subscribe(filter.into()).await.map_err(|error| Error::Closed(error.to_string()))?;
+        Ok(Subscription { inner })
+    }
+
+    /// Listens on a subject filter as a member of a queue group: each message goes to one member.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub async fn queue_subscribe(
+        &self,
+        filter: impl Into<String>,
+        group: &str,
+    ) -> Result<Subscription, Error> {
+        let inner = self
+            .nats
+            .queue_subscribe(filter.into(), group.to_owned())
+            .await
+            .map_err(|error| Error::Closed(error.to_string()))?;
+        Ok(Subscription { inner })
+    }
+
+    /// A fresh subject under this client's inbox prefix, for answers to several publications.
+    pub fn new_inbox(&self) -> String {
+        self.nats.new_inbox()
+    }
+
+    /// Waits until everything published so far is written to the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.nats.flush().await.map_err(|error| Error::Closed(error.to_string()))
+    }
+
+    fn check_size(&self, subject: &str, bytes: usize) -> Result<(), Error> {
+        let bytes_max = self.payload_bytes_max();
+        // Zero means: never connected yet, the limit is not known.
+        if bytes_max != 0 && bytes > bytes_max {
+            return Err(Error::TooLarge { subject: subject.to_owned(), bytes, bytes_max });
+        }
+        Ok(())
+    }
+}
+
+/// Replaces the address of a disconnected client when the daemon wrote another one; ends with the last client.
+async fn follow_address(
+    bus: Bus,
+    mut known: String,
+    nats: async_nats::Client,
+    mut connection: watch::Receiver<Connection>,
+) {
+    loop {
+        if connection.wait_for(|state| *state == Connection::Down).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            changed = connection.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOKUP_INTERVAL) => {
+                let Ok(url) = bus.url() else { continue };
+                if url != known && nats.set_server_pool(url.as_str()).await.is_ok() {
+                    known = url;
+                }
+            }
+        }
+    }
+}
+
+/// The wait before attempt number `attempts`: doubling, capped, and spread by up to a quarter so that thirty hosts do
+/// not arrive at once. `random` is in 0..1.
+fn reconnect_delay(attempts: usize, random: f64) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(10) as u32;
+    let base = (RECONNECT_FIRST * 2u32.pow(doublings)).min(RECONNECT_LONGEST);
+    base.mul_f64(0.75 + random / 4.0)
+}
+
+fn to_json<T: Serialize + ?Sized>(message: &T) -> Bytes {
+    serde_json::to_vec(message).expect("wire messages have string keys and always serialise").into()
+}
+
+fn read_reply<R: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result<R, Error> {
+    // A refusal is told from an answer by its `error` object, before the answer's own type could read it as defaults.
+    if payload.starts_with(b"{\"error\"")
+        && let Ok(refusal) = serde_json::from_slice::<ErrorReply>(payload)
+    {
+        return Err(refusal.error.into());
+    }
+    serde_json::from_slice::<R>(payload)
+        .map_err(|error| Error::BadReply { subject: subject.to_owned(), reason: error.to_string() })
+}
+
+fn connect_fault(url: &str, error: &async_nats::ConnectError) -> Error {
+    let reason = error.to_string();
+    let url = url.to_owned();
+    match error.kind() {
+        async_nats::ConnectErrorKind::AuthorizationViolation
+        | async_nats::ConnectErrorKind::Authentication => Error::Refused { url, reason },
+        _ => Error::Unreachable { url, reason },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ostler_wire::{ControlReply, ErrorCode};
+
+    #[test]
+    fn reconnects_start_fast_and_stay_within_ten_seconds() {
+        assert_eq!(reconnect_delay(1, 1.0), Duration::from_millis(100));
+        assert_eq!(reconnect_delay(4, 1.0), Duration::from_millis(800));
+        for attempts in 0..2000 {
+            let delay = reconnect_delay(attempts, 0.5);
+            assert!(
+                delay >= RECONNECT_FIRST.mul_f64(0.75) && delay <= RECONNECT_LONGEST,
+                "{attempts}: {delay:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_an_error_and_a_foreign_answer_says_so() {
+        let refused =
+            read_reply::<ControlReply>("s", br#"{"error":{"code":"illegal_state","message":"no"}}"#);
+        assert_eq!(refused.unwrap_err().code(), Some(ErrorCode::IllegalState));
+        let foreign = read_reply::<ControlReply>("s", b"hello").unwrap_err();
+        assert!(matches!(foreign, Error::BadReply { .. }), "{foreign}");
+    }
+
+    #[test]
+    fn a_missing_daemon_is_told_from_a_broken_address_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("daemon.json");
+        assert!(matches!(Bus::File(path.clone()).url(), Err(Error::NoEndpoint(_))));
+        std::fs::write(&path, "{").unwrap();
+        assert!(matches!(Bus::File(path).url(), Err(Error::BadEndpoint { .. })));
+    }
+}
