@@ -1,0 +1,209 @@
+//! What clients send: read by the server, written by test clients and load generators.
+
+use super::{Args, Limits, Parsed, ProtocolError, body_end, is_blank, parse_size};
+use crate::op::{ClientOp, Publish};
+
+type Outcome<'a> = Result<Parsed<ClientOp<'a>>, ProtocolError>;
+
+/// Verbs of three letters or more and what follows them.
+const VERBS: [(&[u8], Verb); 10] = [
+    (b"PUB", Verb::Pub),
+    (b"HPUB", Verb::HPub),
+    (b"SUB", Verb::Sub),
+    (b"UNSUB", Verb::Unsub),
+    (b"PING", Verb::Ping),
+    (b"PONG", Verb::Pong),
+    (b"CONNECT", Verb::Connect),
+    (b"INFO", Verb::Ignored),
+    (b"+OK", Verb::Ignored),
+    (b"-ERR", Verb::Ignored),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Pub,
+    HPub,
+    Sub,
+    Unsub,
+    Ping,
+    Pong,
+    Connect,
+    Ignored,
+}
+
+impl Verb {
+    /// Whether a blank must follow. The others match as prefixes: `PINGxyz` is a ping (nats-server parser.go).
+    fn wants_blank(self) -> bool {
+        matches!(self, Verb::Pub | Verb::HPub | Verb::Sub | Verb::Unsub)
+    }
+}
+
+/// Parses the operation at the front of `buf`.
+///
+/// Verbs are case-insensitive, arguments are separated by any run of blanks and tabs, the CR of a control line is
+/// optional; a body must be followed by exactly CR LF.
+///
+/// # Errors
+/// [`ProtocolError`]: the connection must be closed; operations before this one stand.
+pub fn parse_client<'a>(buf: &'a [u8], limits: &Limits) -> Outcome<'a> {
+    // The hot path: `PUB <subject> [reply] <size>` in upper case with the whole frame at hand.
+    if buf.starts_with(b"PUB ") {
+        return match line_end(buf, 4, limits)? {
+            Some(end) => publish(buf, &buf[4..end], end + 1, false, limits),
+            None => Ok(Parsed::Incomplete { needed: buf.len() + 1 }),
+        };
+    }
+    let Some((verb, name_len)) = verb_of(buf)? else {
+        return Ok(Parsed::Incomplete { needed: buf.len() + 1 });
+    };
+    let Some(end) = line_end(buf, name_len, limits)? else {
+        return Ok(Parsed::Incomplete { needed: buf.len() + 1 });
+    };
+    let line = &buf[name_len..end];
+    let op = match verb {
+        Verb::Pub => return publish(buf, line, end + 1, false, limits),
+        Verb::HPub => return publish(buf, line, end + 1, true, limits),
+        Verb::Sub => match Args::split(line).as_slice() {
+            [filter, sid] => ClientOp::Sub { filter, queue: None, sid },
+            [filter, queue, sid] => ClientOp::Sub { filter, queue: Some(queue), sid },
+            _ => return Err(ProtocolError::Arguments { verb: "SUB" }),
+        },
+        Verb::Unsub => match Args::split(line).as_slice() {
+            [sid] => ClientOp::Unsub { sid, max: None },
+            // A maximum that is no positive number ends the subscription at once (client.go processUnsub).
+            [sid, max] => {
+                ClientOp::Unsub { sid, max: parse_size(max).filter(|max| *max > 0).map(|max| max as u64) }
+            }
+            _ => return Err(ProtocolError::Arguments { verb: "UNSUB" }),
+        },
+        Verb::Ping => ClientOp::Ping,
+        Verb::Pong => ClientOp::Pong,
+        Verb::Connect => ClientOp::Connect(line.trim_ascii()),
+        Verb::Ignored => ClientOp::Ignored,
+    };
+    Ok(Parsed::Op { op, consumed: end + 1 })
+}
+
+/// The verb at the front; `None` if more bytes must decide. A byte that fits no verb is an error at once: garbage
+/// without a line end must not be waited for.
+fn verb_of(buf: &[u8]) -> Result<Option<(Verb, usize)>, ProtocolError> {
+    let mut undecided = false;
+    for (name, verb) in VERBS {
+        let have = buf.len().min(name.len());
+        if !buf[..have].eq_ignore_ascii_case(&name[..have]) {
+            continue;
+        }
+        match buf.get(name.len()) {
+            None => undecided = true,
+            Some(next) if verb.wants_blank() && !matches!(next, b' ' | b'\t') => {}
+            Some(_) => return Ok(Some((verb, name.len()))),
+        }
+    }
+    if undecided { Ok(None) } else { Err(ProtocolError::UnknownOperation) }
+}
+
+/// Index of the LF that ends the control line whose arguments begin at `start`.
+fn line_end(buf: &[u8], start: usize, limits: &Limits) -> Result<Option<usize>, ProtocolError> {
+    // One blank before the arguments and CR LF behind them do not count.
+    let longest = start + limits.control_line_bytes_max + 3;
+    let window = &buf[..buf.len().min(longest)];
+    match memchr::memchr(b'\n', &window[start..]) {
+        Some(at) => Ok(Some(start + at)),
+        None if window.len() == longest => {
+            Err(ProtocolError::ControlLineTooLong { limit: limits.control_line_bytes_max })
+        }
+        None => Ok(None),
+    }
+}
+
+fn publish<'a>(
+    buf: &'a [u8],
+    line: &'a [u8],
+    start: usize,
+    with_headers: bool,
+    limits: &Limits,
+) -> Outcome<'a> {
+    let verb = if with_headers { "HPUB" } else { "PUB" };
+    let bad = ProtocolError::Arguments { verb };
+    let (subject, reply, header_len, size) = if with_headers {
+        match Args::split(line).as_slice() {
+            [subject, header, size] => (*subject, None, Some(parse_size(header).ok_or(bad)?), *size),
+            [subject, reply, header, size] => {
+                (*subject, Some(*reply), Some(parse_size(header).ok_or(bad)?), *size)
+            }
+            _ => return Err(bad),
+        }
+    } else {
+        let (subject, rest) = next_arg(line).ok_or(bad)?;
+        let (second, rest) = next_arg(rest).ok_or(bad)?;
+        match next_arg(rest) {
+            None => (subject, None, None, second),
+            Some((size, rest)) if next_arg(rest).is_none() => (subject, Some(second), None, size),
+            Some(_) => return Err(bad),
+        }
+    };
+    let size = parse_size(size).ok_or(bad)?;
+    if header_len.is_some_and(|header_len| header_len > size) {
+        return Err(bad);
+    }
+    if size > limits.payload_bytes_max {
+        return Err(ProtocolError::PayloadTooLarge { size, limit: limits.payload_bytes_max });
+    }
+    Ok(match body_end(buf, start, size)? {
+        Ok(end) => Parsed::Op {
+            op: ClientOp::Pub(Publish {
+                subject,
+                reply,
+                header_len,
+                body: &buf[start..end - 2],
+                body_crlf: &buf[start..end],
+            }),
+            consumed: end,
+        },
+        Err(needed) => Parsed::Incomplete { needed },
+    })
+}
+
+/// The next argument of `line` and what is behind it.
+fn next_arg(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let begin = line.iter().position(|byte| !is_blank(*byte))?;
+    let line = &line[begin..];
+    let end = line.iter().position(|byte| is_blank(*byte)).unwrap_or(line.len());
+    Some(line.split_at(end))
+}
+
+/// Appends `op` as bytes, the way a client would send it.
+pub fn write_client(out: &mut Vec<u8>, op: &ClientOp<'_>) {
+    match op {
+        ClientOp::Connect(json) => line(out, &[b"CONNECT", json]),
+        ClientOp::Ping => line(out, &[b"PING"]),
+        ClientOp::Pong => line(out, &[b"PONG"]),
+        ClientOp::Ignored => line(out, &[b"+OK"]),
+        ClientOp::Sub { filter, queue: None, sid } => line(out, &[b"SUB", filter, sid]),
+        ClientOp::Sub { filter, queue: Some(queue), sid } => line(out, &[b"SUB", filter, queue, sid]),
+        ClientOp::Unsub { sid, max: None } => line(out, &[b"UNSUB", sid]),
+        ClientOp::Unsub { sid, max: Some(max) } => line(out, &[b"UNSUB", sid, max.to_string().as_bytes()]),
+        ClientOp::Pub(publish) => {
+            let header_len = publish.header_len.map(|len| len.to_string());
+            let size = publish.body.len().to_string();
+            let verb: &[u8] = if header_len.is_some() { b"HPUB" } else { b"PUB" };
+            let mut parts = vec![verb, publish.subject];
+            parts.extend(publish.reply);
+            parts.extend(header_len.as_ref().map(String::as_bytes));
+            parts.push(size.as_bytes());
+            line(out, &parts);
+            out.extend_from_slice(publish.body);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+fn line(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    for (index, part) in parts.iter().enumerate() {
+        if index > 0 {
+            out.push(b' ');
+        }
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(b"\r\n");
+}
