@@ -3,6 +3,9 @@
 mod setup;
 mod shell;
 mod test;
+mod tidy;
+
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -14,12 +17,22 @@ enum Chore {
     Setup,
     /// Set up, then run every test of the workspace
     Test(test::Options),
+    /// Check the rules of the house that no compiler checks
+    Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let root = shell::workspace_root();
-    match Chore::parse() {
+    let done = match Chore::parse() {
         Chore::Setup => setup::run(&root),
         Chore::Test(options) => test::run(&root, &options),
+        Chore::Tidy => tidy::run(&root),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
