@@ -33,6 +33,8 @@ mod id;
 mod node;
 pub mod protocol;
 mod run;
+#[cfg(feature = "schema")]
+pub mod schema;
 mod subject;
 mod task;
 mod tool;

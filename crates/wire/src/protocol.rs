@@ -1,4 +1,6 @@
-//! The table of all subjects, from which `docs/protocol.md` is generated.
+//! The tables of all subjects and messages, from which `docs/protocol.md` and `schemas/` are generated.
+
+use crate::ErrorReply;
 
 /// Whether a subject is asked on or told on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -282,6 +284,79 @@ pub const SUBJECTS: &[SubjectRow] = &[
     ),
 ];
 
+/// One type that travels, by name.
+#[derive(Clone, Copy)]
+pub struct MessageType {
+    /// The name in [`SUBJECTS`], in `schemas/<name>.json` and in `docs/protocol.md`.
+    pub name: &'static str,
+    /// Whether it travels on the bus; the others are files in the state directory.
+    pub on_bus: bool,
+    /// Reads a payload as this type and writes it again: what survives is what a receiver sees.
+    pub read_back: fn(&[u8]) -> Result<serde_json::Value, ErrorReply>,
+    /// The JSON Schema as schemars derives it.
+    #[cfg(feature = "schema")]
+    pub(crate) schema: fn() -> schemars::Schema,
+}
+
+macro_rules! messages {
+    ($($name:ident $on_bus:literal)*) => {
+        /// Every message and every file, requests before their answers.
+        pub const MESSAGES: &[MessageType] = &[$(
+            MessageType {
+                name: stringify!($name),
+                on_bus: $on_bus,
+                read_back: |payload| {
+                    let message: crate::$name = crate::read_json(stringify!($name), payload)?;
+                    serde_json::to_value(message)
+                        .map_err(|error| ErrorReply::new(crate::ErrorCode::Internal, error.to_string()))
+                },
+                #[cfg(feature = "schema")]
+                schema: || schemars::schema_for!(crate::$name),
+            },
+        )*];
+    };
+}
+
+messages! {
+    SpawnRequest true
+    SpawnReply true
+    StopRequest true
+    CommandMessage true
+    ControlReply true
+    ShutdownMessage true
+    StatusMessage true
+    HeartbeatMessage true
+    InputMessage true
+    InputReply true
+    OutputMessage true
+    OutputAck true
+    StopApprovalRequest true
+    StopApprovalResponse true
+    LogsRequest true
+    LogsReply true
+    RemoveRequest true
+    ToolCallRequest true
+    ToolCallResponse true
+    CaptainMessage true
+    ApprovalRequest true
+    ApprovalDecision true
+    DashboardState true
+    AlertMessage true
+    ChannelMessage true
+    TaskRunMessage true
+    NodeHeartbeat true
+    NodeInfo true
+    ListReply true
+    EventsRequest true
+    EventsReply true
+    DownRequest true
+    DownReply true
+    ErrorReply true
+    Endpoint false
+    RunSpec false
+    HostRecord false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,6 +372,15 @@ mod tests {
                 concrete = concrete.replace(part, "x");
             }
             assert!(Subject::parse(&concrete).is_ok(), "{concrete}");
+        }
+    }
+
+    #[test]
+    fn every_message_of_a_row_is_in_the_table_of_messages() {
+        for row in SUBJECTS {
+            for name in [row.message, row.reply] {
+                assert!(name.is_empty() || MESSAGES.iter().any(|message| message.name == name), "{name}");
+            }
         }
     }
 }
