@@ -1,0 +1,59 @@
+//! What can be written: one variant per fact, applied in order within one transaction.
+
+use ostler_wire::{AgentId, DesiredState, EventRecord, OutputMessage, RunId, StatusMessage, Timestamp};
+use rusqlite::Transaction;
+
+use crate::{AgentRow, Error, RunRow, agents, events, output};
+
+/// One change of the database.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// An agent was configured, or configured anew.
+    PutAgent(AgentRow),
+    /// What the person wants of it changed.
+    SetDesired(AgentId, DesiredState),
+    /// The agent is forgotten, with its runs and its output.
+    RemoveAgent(AgentId),
+    /// A run begins.
+    StartRun(RunRow),
+    /// The run's last known status.
+    UpdateRun(Box<StatusMessage>),
+    /// The run's host is gone.
+    EndRun(RunId, Timestamp),
+    /// Output, and how far the run is recorded with it.
+    AppendOutput(Box<OutputMessage>),
+    /// The agent's oldest output beyond so many bytes is forgotten.
+    TrimOutput {
+        /// Whose.
+        agent: AgentId,
+        /// What may stay.
+        bytes_max: u64,
+    },
+    /// Something happened.
+    AppendEvent(EventRecord),
+    /// Events up to this number are forgotten.
+    TrimEvents {
+        /// The last one to go.
+        up_to: u64,
+    },
+    /// Events up to this number were published.
+    Announced(u64),
+}
+
+impl Write {
+    pub(crate) fn apply(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        match self {
+            Self::PutAgent(row) => agents::put(transaction, row),
+            Self::SetDesired(agent, desired) => agents::set_desired(transaction, agent, *desired),
+            Self::RemoveAgent(agent) => agents::remove(transaction, agent),
+            Self::StartRun(row) => agents::start_run(transaction, row),
+            Self::UpdateRun(status) => agents::update_run(transaction, status),
+            Self::EndRun(run, at) => agents::end_run(transaction, *run, *at),
+            Self::AppendOutput(message) => output::append(transaction, message),
+            Self::TrimOutput { agent, bytes_max } => output::trim(transaction, agent, *bytes_max),
+            Self::AppendEvent(record) => events::append(transaction, record),
+            Self::TrimEvents { up_to } => events::trim(transaction, *up_to),
+            Self::Announced(seq) => events::set_announced(transaction, *seq),
+        }
+    }
+}
