@@ -1,0 +1,6 @@
+//! The frozen samples in `tests/fixtures/v<N>/`, held against the types and against the schemas.
+
+mod read_back;
+mod sample;
+#[cfg(feature = "schema")]
+mod schemas;
