@@ -1,4 +1,5 @@
 //! The frozen samples in `tests/fixtures/v<N>/`, held against the types and against the schemas.
+#![cfg(test)]
 
 mod read_back;
 mod sample;

@@ -68,7 +68,7 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
             "minimum" => check(value.as_f64().is_none_or(|n| n >= rule.as_f64().unwrap()), "minimum"),
             "maximum" => check(value.as_f64().is_none_or(|n| n <= rule.as_f64().unwrap()), "maximum"),
             "pattern" => {
-                check(value.as_str().is_none_or(|text| ostler_wire::AgentId::parse(text).is_ok()), "id")
+                check(value.as_str().is_none_or(|text| ostler_wire::AgentId::parse(text).is_ok()), "id");
             }
             "format" => check(value.as_str().is_none_or(|text| has_format(rule, text)), "format"),
             "required" => {
@@ -98,10 +98,10 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                 nested.extend(rules.iter().zip(items).map(|(rule, value)| (rule, value, at.to_owned())));
             }
             "minItems" => {
-                check(value.as_array().is_none_or(|a| a.len() as u64 >= rule.as_u64().unwrap()), "minItems")
+                check(value.as_array().is_none_or(|a| a.len() as u64 >= rule.as_u64().unwrap()), "minItems");
             }
             "maxItems" => {
-                check(value.as_array().is_none_or(|a| a.len() as u64 <= rule.as_u64().unwrap()), "maxItems")
+                check(value.as_array().is_none_or(|a| a.len() as u64 <= rule.as_u64().unwrap()), "maxItems");
             }
             "$ref" => {
                 let pointer = rule.as_str().unwrap().trim_start_matches('#');
@@ -112,7 +112,7 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                 ));
             }
             "allOf" => {
-                nested.extend(rule.as_array().unwrap().iter().map(|rule| (rule, value, at.to_owned())))
+                nested.extend(rule.as_array().unwrap().iter().map(|rule| (rule, value, at.to_owned())));
             }
             "oneOf" | "anyOf" => {
                 let any = rule
