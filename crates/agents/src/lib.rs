@@ -44,7 +44,7 @@ mod plain;
 
 use ostler_wire::AgentKind;
 
-pub use claude::{Claude, Decider, PermissionAnswer, PermissionQuestion};
+pub use claude::{Claude, Decider, PermissionAnswer, PermissionQuestion, TESTED_VERSION};
 pub use effect::{Activity, Effect, Refusal, Stream};
 pub use launch::{Launch, LaunchContext, LaunchError, Readiness, StopAction, StopRung};
 pub use plain::Plain;
