@@ -189,3 +189,115 @@ pub fn decide(
     history.recent.push_back(now);
     Decision::RestartAfter(delay)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FAILURE: Option<Exit> = Some(Exit::Code(1));
+    const SUCCESS: Option<Exit> = Some(Exit::Code(0));
+
+    #[test]
+    fn waits_double_up_to_the_longest() {
+        let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+        let waits: Vec<u128> = (0..8).map(|attempt| backoff.delay(attempt, 0.9).as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+    }
+
+    #[test]
+    fn a_success_is_final_unless_the_policy_is_always() {
+        assert_eq!(first(RestartPolicy::Never, SUCCESS), Decision::Done);
+        assert_eq!(first(RestartPolicy::OnFailure, SUCCESS), Decision::Done);
+        assert_eq!(first(RestartPolicy::Always, SUCCESS), Decision::RestartAfter(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_failure_is_final_only_with_the_policy_never() {
+        assert_eq!(first(RestartPolicy::Never, FAILURE), Decision::Failed);
+        for policy in [RestartPolicy::OnFailure, RestartPolicy::Always] {
+            for exit in [FAILURE, Some(Exit::Signal(9)), None] {
+                assert_eq!(first(policy, exit), Decision::RestartAfter(Duration::from_millis(500)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_after_the_last_allowed_restart_is_a_crash_loop() {
+        let mut history = History::default();
+        let now = Instant::now();
+        for _ in 0..5 {
+            let decision =
+                decide(&mut history, &rules(RestartPolicy::Always), SUCCESS, Duration::ZERO, now, 0.0);
+            assert!(matches!(decision, Decision::RestartAfter(_)));
+        }
+        let decision = decide(&mut history, &rules(RestartPolicy::Always), SUCCESS, Duration::ZERO, now, 0.0);
+        assert_eq!(decision, Decision::CrashLoop { restarts: 5, window: Duration::from_secs(60) });
+    }
+
+    #[test]
+    fn ends_outside_the_window_do_not_count() {
+        let mut history = History::default();
+        let mut now = Instant::now();
+        for _ in 0..100 {
+            now += Duration::from_secs(13);
+            let decision =
+                decide(&mut history, &rules(RestartPolicy::OnFailure), FAILURE, Duration::ZERO, now, 0.0);
+            assert!(matches!(decision, Decision::RestartAfter(_)), "four ends a minute are allowed");
+        }
+    }
+
+    #[test]
+    fn a_stable_life_wipes_the_history() {
+        let mut history = History::default();
+        let now = Instant::now();
+        let rules = rules(RestartPolicy::OnFailure);
+        for _ in 0..5 {
+            decide(&mut history, &rules, FAILURE, Duration::ZERO, now, 0.0);
+        }
+        let decision = decide(&mut history, &rules, FAILURE, STABLE_AFTER, now, 0.0);
+        assert_eq!(decision, Decision::RestartAfter(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn names_read_back_and_unknown_ones_are_told_apart() {
+        for policy in [RestartPolicy::Never, RestartPolicy::OnFailure, RestartPolicy::Always] {
+            assert_eq!(policy.as_str().parse(), Ok(policy));
+        }
+        let error = "sometimes".parse::<RestartPolicy>().expect_err("no such policy");
+        assert_eq!(error.to_string(), "unknown restart policy `sometimes`: use never, on-failure or always");
+    }
+
+    proptest! {
+        #[test]
+        fn a_wait_stays_between_its_bounds(attempt: u32, random_unit in 0.0..1.0f64, factor in 0.0..100.0f64) {
+            let backoff = Backoff { factor, ..Backoff::default() };
+            let wait = backoff.delay(attempt, random_unit);
+            prop_assert!(wait >= backoff.initial && wait <= backoff.max.mul_f64(1.25));
+        }
+
+        /// However ends fall, never more than the allowed restarts lie within one window.
+        #[test]
+        fn no_window_holds_more_restarts_than_allowed(gaps in prop::collection::vec(0u64..30, 1..80)) {
+            let (mut history, mut now, mut granted) = (History::default(), Instant::now(), Vec::new());
+            for gap in gaps {
+                now += Duration::from_secs(gap);
+                let decision = decide(&mut history, &rules(RestartPolicy::Always), SUCCESS, Duration::ZERO, now, 0.5);
+                if matches!(decision, Decision::RestartAfter(_)) {
+                    granted.push(now);
+                }
+                let recent = granted.iter().filter(|at| now - **at < Duration::from_secs(60)).count();
+                prop_assert!(recent <= 5);
+            }
+        }
+    }
+
+    fn first(policy: RestartPolicy, exit: Option<Exit>) -> Decision {
+        decide(&mut History::default(), &rules(policy), exit, Duration::ZERO, Instant::now(), 0.0)
+    }
+
+    fn rules(policy: RestartPolicy) -> Rules {
+        Rules { policy, ..Rules::default() }
+    }
+}
