@@ -1,5 +1,6 @@
 //! The project's own chores, as `cargo xtask <chore>`. Nothing here is part of the product.
 
+mod protocol;
 mod setup;
 mod shell;
 mod test;
@@ -17,6 +18,8 @@ enum Chore {
     Setup,
     /// Set up, then run every test of the workspace
     Test(test::Options),
+    /// Write docs/protocol.md and schemas/ from the crate that holds the messages
+    Protocol(protocol::Options),
     /// Check the rules of the house that no compiler checks
     Tidy,
 }
@@ -26,6 +29,7 @@ fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Setup => setup::run(&root),
         Chore::Test(options) => test::run(&root, &options),
+        Chore::Protocol(options) => protocol::run(&root, &options),
         Chore::Tidy => tidy::run(&root),
     };
     match done {

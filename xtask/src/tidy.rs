@@ -15,7 +15,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::shell;
+use crate::{protocol, shell};
 
 /// One broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     }
     let paths: Vec<&str> = sources.iter().map(|source| source.path.as_str()).collect();
     findings.extend(text::migrations(&paths));
+    for file in protocol::stale(root)? {
+        findings.push(Finding::error(&file.path, 0, "not what the types say; run: cargo xtask protocol"));
+    }
 
     for finding in &findings {
         println!("{finding}");

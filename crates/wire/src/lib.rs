@@ -31,6 +31,8 @@ mod error;
 mod event;
 mod id;
 mod node;
+#[cfg(feature = "schema")]
+pub mod page;
 pub mod protocol;
 mod run;
 #[cfg(feature = "schema")]

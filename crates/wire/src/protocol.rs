@@ -28,6 +28,8 @@ pub struct SubjectRow {
     pub reply: &'static str,
     /// What it means.
     pub meaning: &'static str,
+    /// True while it is part of the contract but nothing serves it yet.
+    pub reserved: bool,
 }
 
 const fn row(
@@ -38,7 +40,12 @@ const fn row(
     reply: &'static str,
     meaning: &'static str,
 ) -> SubjectRow {
-    SubjectRow { pattern, route, style, message, reply, meaning }
+    SubjectRow { pattern, route, style, message, reply, meaning, reserved: false }
+}
+
+/// The same row, not served yet.
+const fn reserved(row: SubjectRow) -> SubjectRow {
+    SubjectRow { reserved: true, ..row }
 }
 
 /// Every subject Ostler speaks.
@@ -132,30 +139,30 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "",
         "liveness from process facts, every 15 s",
     ),
-    row(
+    reserved(row(
         "agent.{id}.hook.{event}",
         "hook → host",
         Style::Both,
         "",
         "",
         "the CLI's hook JSON in, its decision JSON out",
-    ),
-    row(
+    )),
+    reserved(row(
         "agent.{id}.stop.request",
         "agent → engine",
         Style::Request,
         "StopApprovalRequest",
         "StopApprovalResponse",
         "the agent asks to stop; answered at once",
-    ),
-    row(
+    )),
+    reserved(row(
         "agent.{id}.stop.response",
         "engine → agent",
         Style::Publish,
         "StopApprovalResponse",
         "",
         "the final answer of a question that waited",
-    ),
+    )),
     row(
         "agent.{id}.logs",
         "client → node",
@@ -172,40 +179,47 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "ControlReply",
         "forget a stopped agent and its logs",
     ),
-    row(
+    reserved(row(
         "tools.call",
         "agent → tool workers",
         Style::Request,
         "ToolCallRequest",
         "ToolCallResponse",
         "queue group `tool-workers`",
-    ),
-    row(
+    )),
+    reserved(row(
         "tools.{request_id}.response",
         "worker → agent",
         Style::Publish,
         "ToolCallResponse",
         "",
         "the deferred result of a call that was answered `pending`",
-    ),
-    row("captain.decision", "captain → agents", Style::Publish, "CaptainMessage", "", "a decision"),
-    row("captain.broadcast", "captain → agents", Style::Publish, "CaptainMessage", "", "an announcement"),
-    row(
+    )),
+    reserved(row("captain.decision", "captain → agents", Style::Publish, "CaptainMessage", "", "a decision")),
+    reserved(row(
+        "captain.broadcast",
+        "captain → agents",
+        Style::Publish,
+        "CaptainMessage",
+        "",
+        "an announcement",
+    )),
+    reserved(row(
         "captain.approval.{request_id}",
         "engine → approvers",
         Style::Publish,
         "ApprovalRequest",
         "",
         "something waits for a person",
-    ),
-    row(
+    )),
+    reserved(row(
         "captain.approval.{request_id}.decide",
         "approver → engine",
         Style::Request,
         "ApprovalDecision",
         "ApprovalRequest",
         "the person's answer",
-    ),
+    )),
     row(
         "dashboard.state",
         "engine → all",
@@ -215,30 +229,30 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "a full snapshot, then numbered deltas",
     ),
     row("dashboard.alert", "engine → all", Style::Publish, "AlertMessage", "", "somebody should look"),
-    row(
+    reserved(row(
         "channel.{channel}.in",
         "adapter → engine",
         Style::Publish,
         "ChannelMessage",
         "",
         "a chat message that came in; stored first",
-    ),
-    row(
+    )),
+    reserved(row(
         "channel.{channel}.out",
         "engine → adapter",
         Style::Publish,
         "ChannelMessage",
         "",
         "a chat message to send; stored first",
-    ),
-    row(
+    )),
+    reserved(row(
         "task.{id}.run",
         "scheduler → queue",
         Style::Publish,
         "TaskRunMessage",
         "",
         "a scheduled task is due",
-    ),
+    )),
     row("node.{node}.heartbeat", "node → all", Style::Publish, "NodeHeartbeat", "", "the node lives"),
     row("node.{node}.info", "client → node", Style::Request, "", "NodeInfo", "what the node is"),
     row("node.{node}.agents", "client → node", Style::Request, "", "ListReply", "its agents"),
@@ -258,30 +272,30 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "DownReply",
         "stop the daemon, with or without its agents",
     ),
-    row(
+    reserved(row(
         "agents.prompt.{agent}.{owner}.{name}",
         "caller → facade",
         Style::Request,
         "",
         "",
         "Agent Protocol for NATS 0.3: a prompt",
-    ),
-    row(
+    )),
+    reserved(row(
         "agents.hb.{agent}.{owner}.{name}",
         "facade → all",
         Style::Publish,
         "",
         "",
         "Agent Protocol for NATS 0.3: liveness",
-    ),
-    row(
+    )),
+    reserved(row(
         "agents.status.{agent}.{owner}.{name}",
         "caller → facade",
         Style::Request,
         "",
         "",
         "Agent Protocol for NATS 0.3: state",
-    ),
+    )),
 ];
 
 /// One type that travels, by name.

@@ -19,7 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("host", &["agents", "client", "supervise", "wire"]),
     ("engine", &["client", "store", "wire"]),
     ("daemon", &["broker", "client", "engine", "store", "supervise", "wire"]),
-    ("cli", &["client", "daemon", "host", "wire"]),
+    ("cli", &["client", "daemon", "host", "supervise", "wire"]),
     ("testkit", &["broker", "client", "daemon", "wire"]),
     ("xtask", &["wire"]),
     ("e2e", &["agents", "broker", "client", "daemon", "store", "supervise", "testkit", "wire"]),
