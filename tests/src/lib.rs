@@ -1,1 +1,6 @@
-//! Tests of the whole live in `tests/`; this library is empty.
+//! What the tests of the whole share: a scripted model server and the place of the real agent CLI. The tests are in
+//! `tests/`.
+#![forbid(unsafe_code)]
+
+pub mod driven;
+pub mod rig;
