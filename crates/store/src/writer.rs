@@ -17,7 +17,7 @@ pub const COMMITS_WAITING_MAX: usize = 64;
 const READERS_IDLE_MAX: usize = 4;
 
 struct Batch {
-    writes: Vec<Write>,
+    writes: Arc<[Write]>,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -65,7 +65,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::NotWritable`] when the disk is full or read-only: try again later.
-    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), Error> {
+    pub async fn commit(&self, writes: impl Into<Arc<[Write]>>) -> Result<(), Error> {
+        let writes = writes.into();
         if writes.is_empty() {
             return Ok(());
         }
@@ -138,7 +139,7 @@ fn write_group(connection: &mut Connection, group: &[Batch]) -> Result<(), Error
     // Dropping an uncommitted transaction rolls it back.
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(&fault)?;
-    for write in group.iter().flat_map(|batch| &batch.writes) {
+    for write in group.iter().flat_map(|batch| batch.writes.iter()) {
         write.apply(&transaction)?;
     }
     transaction.commit().map_err(&fault)

@@ -155,7 +155,7 @@ async fn events_are_filtered_and_paged() {
     let store = Store::open(&dir.path().join("ostler.db")).unwrap();
     let writes =
         (1..=10).map(|seq| Write::AppendEvent(event(seq, Some(if seq % 2 == 0 { "even" } else { "odd" }))));
-    store.commit(writes.collect()).await.unwrap();
+    store.commit(writes.collect::<Vec<_>>()).await.unwrap();
     let seqs = |query: EventsQuery| {
         let page = store.read(|reader| reader.events(&query)).unwrap();
         (page.events.iter().map(|event| event.seq).collect::<Vec<_>>(), page.more)

@@ -1,0 +1,53 @@
+//! `agent.{id}.remove`: forget an agent, its runs and its output.
+
+use ostler_client::Message;
+use ostler_store::Write;
+use ostler_wire::{
+    AgentId, AgentState, ControlReply, ErrorCode, ErrorReply, JsonMap, RemoveRequest, StopRequest, Subject,
+    Timestamp,
+};
+
+use crate::agent::Afterwards;
+use crate::apply::unknown_agent;
+use crate::outcome::{Effect, Outcome};
+use crate::state::State;
+
+pub(crate) fn apply(
+    state: &mut State,
+    out: &mut Outcome,
+    now: Timestamp,
+    id: &AgentId,
+    request: RemoveRequest,
+    message: Message,
+) {
+    let Some(agent) = state.agents.get_mut(id) else { return out.refuse(message, &unknown_agent(id)) };
+    if !agent.has_host() && agent.relaunch_at.is_none() {
+        return finish(state, out, id, message, now);
+    }
+    if agent.is_served() && !request.force {
+        let refusal = ErrorReply::new(
+            ErrorCode::IllegalState,
+            format!("{id} is {}; only a stopped agent is removed", agent.state()),
+        )
+        .hint(format!("`ostler stop {id}` first, or `ostler rm --force {id}`"));
+        return out.refuse(message, &refusal);
+    }
+    if !agent.has_host() {
+        return finish(state, out, id, message, now);
+    }
+    if agent.is_served() {
+        let stop =
+            StopRequest { reason: Some("the agent is removed".into()), force: true, keep_desired: false };
+        out.publish(Subject::stop(id), &stop);
+    }
+    agent.afterwards = Afterwards::Remove(message);
+}
+
+/// Forgets an agent that has no host.
+pub(crate) fn finish(state: &mut State, out: &mut Outcome, id: &AgentId, message: Message, now: Timestamp) {
+    state.agents.remove(id);
+    out.writes.push(Write::RemoveAgent(id.clone()));
+    state.record(out, now, "agent.removed", Some(id), format!("{id} was removed"), JsonMap::new());
+    out.effects.push(Effect::Forget(id.clone()));
+    out.answer(message, &ControlReply { agent_id: id.clone(), state: AgentState::Terminated, changed: true });
+}

@@ -1,0 +1,91 @@
+//! `agent.{id}.spawn`: make an agent and start it, or start a stopped one with a new definition.
+
+use ostler_client::Message;
+use ostler_store::{AgentRow, Write};
+use ostler_wire::{
+    AgentId, AgentState, DesiredState, ErrorCode, ErrorReply, JsonMap, SpawnReply, SpawnRequest,
+};
+
+use crate::agent::{Afterwards, Agent};
+use crate::outcome::Outcome;
+use crate::state::{Moment, State};
+
+pub(crate) fn apply(
+    state: &mut State,
+    out: &mut Outcome,
+    moment: &Moment,
+    id: &AgentId,
+    request: SpawnRequest,
+    checked: Result<(), ErrorReply>,
+    message: Message,
+) {
+    if let Err(refusal) = admissible(state, id, &request).and(checked) {
+        return out.refuse(message, &refusal);
+    }
+    let created_at = state.agents.get(id).map_or(moment.now, |agent| agent.row.created_at);
+    let row = AgentRow { agent_id: id.clone(), spawn: request, desired: DesiredState::Running, created_at };
+    out.writes.push(Write::PutAgent(row.clone()));
+    match state.agents.get_mut(id) {
+        Some(agent) => agent.row = row,
+        None => {
+            state.agents.insert(id.clone(), Agent::new(row, None));
+        }
+    }
+    let text = format!("{id} was configured");
+    state.record(out, moment.now, "agent.spawned", Some(id), text, JsonMap::new());
+    let agent = state.agents.get_mut(id).expect("it was inserted above");
+    if agent.has_host() {
+        // The last run said its last word and its host is about to go; the new one starts when it has.
+        agent.afterwards = Afterwards::Start;
+        agent.run.as_mut().expect("it has a host").waiting.push(message);
+        return;
+    }
+    state.start_run(out, id, 0, moment);
+    // Answered when the host runs: `Launched` or `LaunchFailed` follows for certain.
+    if let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run.as_mut()) {
+        run.waiting.push(message);
+    }
+}
+
+/// Whether the name is free and the request makes sense.
+fn admissible(state: &State, id: &AgentId, request: &SpawnRequest) -> Result<(), ErrorReply> {
+    if state.down.is_some() {
+        return Err(ErrorReply::new(ErrorCode::IllegalState, "the daemon is on its way down")
+            .hint("start it again with `ostler up`"));
+    }
+    if let Some(node) = &request.node
+        && *node != state.policy.node
+    {
+        return Err(ErrorReply::new(
+            ErrorCode::Unsupported,
+            format!("node {node} does not answer here; this is node {}", state.policy.node),
+        ));
+    }
+    let Some(agent) = state.agents.get(id) else { return Ok(()) };
+    if agent.is_served() || agent.relaunch_at.is_some() {
+        return Err(ErrorReply::new(
+            ErrorCode::DuplicateAgent,
+            format!("an agent called {id} exists already and is {}", agent.state()),
+        )
+        .hint(format!("choose another name, or `ostler stop {id}` first")));
+    }
+    if !request.replace {
+        return Err(ErrorReply::new(
+            ErrorCode::DuplicateAgent,
+            format!("an agent called {id} exists already and is {}", agent.state()),
+        )
+        .hint(format!(
+            "`ostler restart {id}` starts it as it was; `ostler spawn {id} --replace ...` starts it anew; `ostler rm {id}` forgets it"
+        )));
+    }
+    if matches!(agent.afterwards, Afterwards::Remove(_)) {
+        return Err(ErrorReply::new(ErrorCode::IllegalState, format!("{id} is being removed"))
+            .hint("ask again when it is gone"));
+    }
+    Ok(())
+}
+
+/// The answer once the host runs.
+pub(crate) fn reply(id: &AgentId, run_id: ostler_wire::RunId, host_pid: u32) -> SpawnReply {
+    SpawnReply { agent_id: id.clone(), run_id, state: AgentState::Starting, host_pid, pid: None }
+}

@@ -1,0 +1,67 @@
+//! Missed heartbeats: three in a row make an agent degraded and raise an alert; the next one mends it.
+
+use ostler_wire::{JsonMap, NodeHeartbeat, Severity, Subject, Timestamp};
+
+use crate::outcome::Outcome;
+use crate::state::{State, agent_alert};
+
+/// Heartbeats that may be missed.
+const MISSED_MAX: i64 = 3;
+
+/// True when nothing was heard for three heartbeats. Pure; `last` and `now` are wall-clock times.
+pub(crate) fn is_stale(last: Timestamp, now: Timestamp, heartbeat_ms: u64) -> bool {
+    let silent_ms = now.as_millisecond() - last.as_millisecond();
+    silent_ms > MISSED_MAX * i64::try_from(heartbeat_ms).unwrap_or(i64::MAX / MISSED_MAX)
+}
+
+pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
+    let heartbeat_ms = state.policy.heartbeat_ms;
+    let stale: Vec<_> = state
+        .agents
+        .values_mut()
+        .filter(|agent| {
+            agent.is_served()
+                && !agent.degraded
+                && agent.last_heard.is_some_and(|last| is_stale(last, now, heartbeat_ms))
+        })
+        .map(|agent| {
+            agent.degraded = true;
+            agent.id().clone()
+        })
+        .collect();
+    for id in stale {
+        let text = format!("{id} has missed {MISSED_MAX} heartbeats");
+        let action =
+            format!("`ostler status {id}` shows its processes; `ostler kill {id}` ends it when it hangs");
+        let alert = agent_alert(&id, now, Severity::Warning, "heartbeat_missed", text, action);
+        state.alert(out, alert);
+    }
+    if state.node_beat.is_none_or(|last| now.as_millisecond() - last.as_millisecond() >= heartbeat_ms as i64)
+    {
+        state.node_beat = Some(now);
+        let node = state.policy.node.clone();
+        let beat = NodeHeartbeat { node: node.clone(), agents_live: state.agents_live(), timestamp: now };
+        out.publish(Subject::NodeHeartbeat(node), &beat);
+    }
+}
+
+/// Takes the mark away from an agent that was heard again.
+pub(crate) fn recovered(state: &mut State, out: &mut Outcome, id: &ostler_wire::AgentId, now: Timestamp) {
+    let Some(agent) = state.agents.get_mut(id) else { return };
+    if std::mem::take(&mut agent.degraded) {
+        state.record(out, now, "agent.recovered", Some(id), format!("{id} is heard again"), JsonMap::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stale_begins_after_the_third_missed_beat() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        assert!(!is_stale(at(0), at(45_000), 15_000));
+        assert!(is_stale(at(0), at(45_001), 15_000));
+        assert!(!is_stale(at(50_000), at(0), 15_000), "a clock that went back makes nobody stale");
+    }
+}
