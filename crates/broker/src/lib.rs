@@ -1,2 +1,55 @@
-//! An embedded NATS server.
+//! An embedded NATS server: core NATS as a library, with identities and permissions that change while it runs.
+//!
+//! ```
+//! use ostler_broker::{Credential, Identity, Permissions, Rules, Server, Users};
+//!
+//! let users = Users::new();
+//! users.set(Identity {
+//!     name: "worker".into(),
+//!     credential: Credential::Token("s3cret".into()),
+//!     permissions: Permissions {
+//!         publish: Rules::allow(["results.>"]),
+//!         subscribe: Rules::allow(["jobs.*", "_INBOX.>"]),
+//!         allow_responses: None,
+//!     },
+//! })?;
+//! let server = Server::builder().listen("127.0.0.1:0".parse()?).users(users.clone()).start()?;
+//! println!("clients connect to {}", server.url());
+//! users.remove("worker"); // its connections end
+//! server.shutdown();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! **Theory of operation.** A server is N reactor threads, *shards*, each with a current-thread runtime and connections
+//! of its own. The thread that reads a message also parses it, looks the subscribers up, appends to their buffers, and
+//! at the end of the read writes each of them once: no message is handed from task to task inside a shard. Messages
+//! for another shard travel in batches, with one wake each. What waits for a client is bounded: at three quarters its
+//! publishers are read more slowly, at the limit it is closed. The invariant that is nowhere in the code: *no path from
+//! a socket to a subscriber's buffer awaits.*
+//!
+//! **Security.** A credential is required unless [`Builder::allow_anonymous`] says otherwise; a server without users
+//! refuses everybody. Permissions permit nothing by default. Traffic is not encrypted: listen on loopback.
+//!
+//! **Known limits.** Core NATS only: no JetStream, TLS, WebSocket, clustering or accounts. Subscriptions take a
+//! server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
+
+mod auth;
+mod connect;
+mod error;
+mod limits;
+mod link;
+mod options;
+mod permissions;
+mod server;
+mod shard;
+mod shared;
+mod stats;
+
+pub use auth::{Credential, Identity, Users};
+pub use error::{Error, InvalidIdentity};
+pub use limits::Limits;
+pub use options::Builder;
+pub use permissions::{AllowResponses, Permissions, Rules};
+pub use server::Server;
+pub use stats::Stats;

@@ -1,0 +1,120 @@
+//! The two JSON documents of a connection: the server's INFO and the client's CONNECT. Only their shape; what they
+//! lead to is decided in [`auth`](crate::auth) and the session.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The version INFO claims, because clients switch features on by it: 2.10 is the first whose core features
+/// (`$SYS.REQ.USER.INFO` included) are all served here.
+pub(crate) const CLAIMED_VERSION: &str = "2.10.0";
+
+/// INFO. Keys that do not apply are absent, not false (server.go `type Info`, omitempty).
+#[derive(Debug, Serialize)]
+pub(crate) struct Info<'a> {
+    pub(crate) server_id: &'a str,
+    pub(crate) server_name: &'a str,
+    pub(crate) version: &'a str,
+    pub(crate) proto: u8,
+    pub(crate) host: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) headers: bool,
+    pub(crate) max_payload: usize,
+    pub(crate) client_id: u64,
+    pub(crate) client_ip: IpAddr,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) auth_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nonce: Option<&'a str>,
+    /// Set in the second INFO, which follows the first PONG and tells the client about its own account.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) connect_info: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) remote_account: Option<&'a str>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// CONNECT. Unknown keys are ignored; **verbose, pedantic and echo are on unless switched off** (client.go
+/// `defaultOpts`): a person with telnet relies on it.
+#[derive(Debug, Deserialize)]
+#[serde(default)]
+pub(crate) struct Connect {
+    pub(crate) verbose: bool,
+    pub(crate) pedantic: bool,
+    pub(crate) echo: bool,
+    pub(crate) headers: bool,
+    pub(crate) no_responders: bool,
+    pub(crate) protocol: i32,
+    pub(crate) name: String,
+    pub(crate) account: String,
+    pub(crate) nkey: String,
+    pub(crate) sig: String,
+    pub(crate) auth_token: String,
+    pub(crate) user: String,
+    pub(crate) pass: String,
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self {
+            verbose: true,
+            pedantic: true,
+            echo: true,
+            headers: false,
+            no_responders: false,
+            protocol: 0,
+            name: String::new(),
+            account: String::new(),
+            nkey: String::new(),
+            sig: String::new(),
+            auth_token: String::new(),
+            user: String::new(),
+            pass: String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_connect_is_verbose_pedantic_and_echoes() {
+        let connect: Connect = serde_json::from_str("{}").unwrap();
+        assert!(connect.verbose && connect.pedantic && connect.echo && !connect.headers);
+    }
+
+    #[test]
+    fn unknown_keys_are_ignored_and_wrong_types_are_not() {
+        assert!(serde_json::from_str::<Connect>(r#"{"lang":"x","tls_required":false}"#).is_ok());
+        assert!(serde_json::from_str::<Connect>(r#"{"verbose":"yes"}"#).is_err());
+    }
+
+    #[test]
+    fn keys_that_do_not_apply_are_absent() {
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let info = Info {
+            server_id: "N",
+            server_name: "n",
+            version: CLAIMED_VERSION,
+            proto: 1,
+            host: local,
+            port: 4222,
+            headers: true,
+            max_payload: 1,
+            client_id: 1,
+            client_ip: local,
+            auth_required: false,
+            nonce: None,
+            connect_info: false,
+            remote_account: None,
+        };
+        let json = serde_json::to_string(&info).unwrap();
+        for key in ["auth_required", "nonce", "connect_info", "tls"] {
+            assert!(!json.contains(key), "{json}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What can go wrong when a server is started or an identity is added. Nothing here happens to a running connection:
+//! clients are told in the protocol's own words.
+
+use std::io;
+use std::net::SocketAddr;
+
+use ostler_broker_proto::subject::InvalidSubject;
+
+/// Why [`Builder::start`](crate::Builder::start) did not give a server.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address cannot be listened on. Fix the address, or the one who holds it.
+    #[error("cannot listen on {address}: {}", remedy(source))]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Two options contradict each other or one is out of range.
+    #[error("option {option}: {problem}")]
+    Option {
+        /// The builder's method.
+        option: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The system refused a thread, a timer or random bytes.
+    #[error("cannot start a broker thread")]
+    Start(#[source] io::Error),
+}
+
+impl Error {
+    /// Whether trying again later may help, without changing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::Start(_) => true,
+            Self::Option { .. } => false,
+        }
+    }
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use; stop the program that holds it, choose another, or take port 0 for any free one"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "not allowed; ports below 1024 need privileges, choose a higher one"
+        }
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address; 127.0.0.1 always works",
+        _ => "the system refused",
+    }
+}
+
+/// Why [`Users::set`](crate::Users::set) refused an identity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidIdentity {
+    /// The name is how it is replaced and removed.
+    #[error("an identity needs a name")]
+    NoName,
+    /// Not the public part of a user nkey.
+    #[error("identity {name}: {key:?} is not a public user nkey (56 characters that begin with U)")]
+    Nkey {
+        /// The identity.
+        name: String,
+        /// What was given.
+        key: String,
+    },
+    /// An empty token, user or password would let anybody in.
+    #[error("identity {name}: an empty secret protects nothing")]
+    EmptySecret {
+        /// The identity.
+        name: String,
+    },
+    /// Whom would a connection with it be?
+    #[error("identity {name}: the same credential belongs to {other}")]
+    Duplicate {
+        /// The identity that was refused.
+        name: String,
+        /// The one that has the credential.
+        other: String,
+    },
+    /// A permission is no filter.
+    #[error("identity {name}: permission {filter:?}: {problem}")]
+    Filter {
+        /// The identity.
+        name: String,
+        /// What was given.
+        filter: String,
+        /// The rule that was broken.
+        problem: InvalidSubject,
+    },
+}

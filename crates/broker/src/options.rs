@@ -1,0 +1,163 @@
+//! The builder of a server: every option in one place, checked before anything binds.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::auth::Users;
+use crate::error::Error;
+use crate::limits::Limits;
+use crate::server::Server;
+
+/// The port registered for NATS.
+const DEFAULT_PORT: u16 = 4222;
+/// Cores from which a second shard is worth its hand-overs.
+const CORES_FOR_TWO: usize = 4;
+/// More shards than any machine has use for: a typing error.
+const SHARDS_MAX: usize = 256;
+
+/// Options of a [`Server`]. See [`Server::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "nothing listens until `start`"]
+pub struct Builder {
+    pub(crate) listen: SocketAddr,
+    pub(crate) server_name: String,
+    pub(crate) shards: Option<usize>,
+    pub(crate) limits: Limits,
+    pub(crate) users: Users,
+    pub(crate) allow_anonymous: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT)),
+            server_name: "ostler".into(),
+            shards: None,
+            limits: Limits::default(),
+            users: Users::new(),
+            allow_anonymous: false,
+        }
+    }
+}
+
+impl Builder {
+    /// Where to listen. Default 127.0.0.1:4222; port 0 takes any free one, see [`Server::local_addr`].
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// The name in INFO. Default `ostler`.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = name.into();
+        self
+    }
+
+    /// Reactor threads. Default 1, on four cores or more 2. Connections are spread over them; messages between
+    /// connections of one shard are the cheapest.
+    pub fn shards(mut self, shards: usize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// Who may connect. The set may change while the server runs. Default nobody.
+    pub fn users(mut self, users: Users) -> Self {
+        self.users = users;
+        self
+    }
+
+    /// Lets everybody who gives no credential in, with all permissions. For tests and closed machines only.
+    pub fn allow_anonymous(mut self) -> Self {
+        self.allow_anonymous = true;
+        self
+    }
+
+    /// All limits at once.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// See [`Limits::payload_bytes_max`].
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.limits.payload_bytes_max = bytes;
+        self
+    }
+
+    /// See [`Limits::control_line_bytes_max`].
+    pub fn max_control_line(mut self, bytes: usize) -> Self {
+        self.limits.control_line_bytes_max = bytes;
+        self
+    }
+
+    /// See [`Limits::connections_max`].
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.limits.connections_max = connections;
+        self
+    }
+
+    /// See [`Limits::subscriptions_max`].
+    pub fn max_subscriptions(mut self, subscriptions: usize) -> Self {
+        self.limits.subscriptions_max = subscriptions;
+        self
+    }
+
+    /// See [`Limits::pending_bytes_max`].
+    pub fn max_pending(mut self, bytes: usize) -> Self {
+        self.limits.pending_bytes_max = bytes;
+        self
+    }
+
+    /// See [`Limits::auth_timeout`].
+    pub fn auth_timeout(mut self, timeout: Duration) -> Self {
+        self.limits.auth_timeout = timeout;
+        self
+    }
+
+    /// See [`Limits::ping_interval`].
+    pub fn ping_interval(mut self, interval: Duration) -> Self {
+        self.limits.ping_interval = interval;
+        self
+    }
+
+    /// See [`Limits::pings_out_max`].
+    pub fn max_pings_out(mut self, pings: u32) -> Self {
+        self.limits.pings_out_max = pings;
+        self
+    }
+
+    /// See [`Limits::write_deadline`].
+    pub fn write_deadline(mut self, deadline: Duration) -> Self {
+        self.limits.write_deadline = deadline;
+        self
+    }
+
+    /// See [`Limits::stall_max`].
+    pub fn stall_max(mut self, longest: Duration) -> Self {
+        self.limits.stall_max = longest;
+        self
+    }
+
+    /// Binds and starts the reactor threads. When it returns, clients can connect.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for options that cannot be, before anything was bound; [`Error::Listen`] names the address
+    /// and what to do; [`Error::Start`] if the system gives no thread.
+    pub fn start(self) -> Result<Server, Error> {
+        self.limits.check()?;
+        match self.shards {
+            Some(0) => Err(Error::Option { option: "shards", problem: "at least 1".into() }),
+            Some(n) if n > SHARDS_MAX => {
+                Err(Error::Option { option: "shards", problem: format!("at most {SHARDS_MAX}") })
+            }
+            _ => Server::start(self),
+        }
+    }
+
+    pub(crate) fn shard_count(&self) -> usize {
+        self.shards.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            if cores >= CORES_FOR_TWO { 2 } else { 1 }
+        })
+    }
+}

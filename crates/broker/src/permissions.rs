@@ -1,0 +1,185 @@
+//! What an identity may publish and subscribe to. Decides only; sessions ask and tell the client.
+
+use std::time::Duration;
+
+use ostler_broker_proto::subject::{Filter, InvalidSubject};
+
+/// Which subjects are permitted: those that `allow` names, except those that `deny` names.
+///
+/// Unlike nats-server's configuration, **an empty `allow` permits nothing**: a list that was computed and came out
+/// empty must not open everything. Write [`Rules::all`] for that.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Filters of permitted subjects.
+    pub allow: Vec<String>,
+    /// Filters of refused subjects; stronger than `allow`.
+    pub deny: Vec<String>,
+}
+
+impl Rules {
+    /// Every subject.
+    pub fn all() -> Self {
+        Self::allow([">"])
+    }
+
+    /// No subject.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Exactly what these filters match.
+    pub fn allow<S: Into<String>>(filters: impl IntoIterator<Item = S>) -> Self {
+        Self { allow: filters.into_iter().map(Into::into).collect(), deny: Vec::new() }
+    }
+
+    /// The same, except what these filters match.
+    pub fn deny<S: Into<String>>(mut self, filters: impl IntoIterator<Item = S>) -> Self {
+        self.deny.extend(filters.into_iter().map(Into::into));
+        self
+    }
+}
+
+/// The permissions of an identity. The default permits nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Subjects it may publish to.
+    pub publish: Rules,
+    /// Filters it may subscribe to: a filter must lie wholly inside `allow`. One that partly touches `deny` is
+    /// accepted, and denied messages are left out at delivery.
+    pub subscribe: Rules,
+    /// Whether it may answer requests it received, whatever `publish` says.
+    pub allow_responses: Option<AllowResponses>,
+}
+
+impl Permissions {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { publish: Rules::all(), subscribe: Rules::all(), allow_responses: None }
+    }
+}
+
+/// The right to publish to the reply subject of a message one received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AllowResponses {
+    /// Answers per request. Default 1.
+    pub max: u32,
+    /// How long after the request. Default 2 min.
+    pub ttl: Duration,
+}
+
+impl Default for AllowResponses {
+    fn default() -> Self {
+        Self { max: 1, ttl: Duration::from_secs(120) }
+    }
+}
+
+/// [`Permissions`] with checked filters.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) publish: Compiled,
+    pub(crate) subscribe: Compiled,
+    pub(crate) responses: Option<AllowResponses>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    allow: Vec<Filter>,
+    deny: Vec<Filter>,
+    everything: bool,
+}
+
+impl Access {
+    pub(crate) fn compile(permissions: &Permissions) -> Result<Self, (String, InvalidSubject)> {
+        Ok(Self {
+            publish: Compiled::new(&permissions.publish)?,
+            subscribe: Compiled::new(&permissions.subscribe)?,
+            responses: permissions.allow_responses,
+        })
+    }
+}
+
+impl Compiled {
+    fn new(rules: &Rules) -> Result<Self, (String, InvalidSubject)> {
+        let parse = |filters: &[String]| {
+            filters
+                .iter()
+                .map(|text| Filter::parse(text).map_err(|problem| (text.clone(), problem)))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (allow, deny) = (parse(&rules.allow)?, parse(&rules.deny)?);
+        let everything = deny.is_empty() && allow.iter().any(|filter| filter.as_bytes() == b">");
+        Ok(Self { allow, deny, everything })
+    }
+
+    /// Whether there is nothing to check.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.everything
+    }
+
+    /// Whether a message on `subject` may pass.
+    pub(crate) fn permits_subject(&self, subject: &[u8]) -> bool {
+        self.everything
+            || (self.allow.iter().any(|filter| filter.matches(subject)) && !self.denies_subject(subject))
+    }
+
+    /// Whether `subject` is named by `deny`.
+    pub(crate) fn denies_subject(&self, subject: &[u8]) -> bool {
+        self.deny.iter().any(|filter| filter.matches(subject))
+    }
+
+    /// Whether `wanted` may be subscribed to.
+    pub(crate) fn permits_filter(&self, wanted: &[u8]) -> bool {
+        self.everything
+            || (self.allow.iter().any(|filter| filter.covers(wanted))
+                && !self.deny.iter().any(|filter| filter.covers(wanted)))
+    }
+
+    /// Whether some messages of a permitted filter must be left out at delivery.
+    pub(crate) fn denies_part_of(&self, wanted: &[u8]) -> bool {
+        self.deny.iter().any(|filter| filter.overlaps(wanted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn compiled(rules: Rules) -> Compiled {
+        Compiled::new(&rules).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_permitted_by_default() {
+        let nothing = compiled(Rules::default());
+        assert!(!nothing.permits_subject(b"a") && !nothing.permits_filter(b">"));
+    }
+
+    #[test]
+    fn deny_is_stronger_than_allow() {
+        let rules = compiled(Rules::allow(["agent.>"]).deny(["agent.*.secret"]));
+        assert!(rules.permits_subject(b"agent.a.output"));
+        assert!(!rules.permits_subject(b"agent.a.secret"));
+        assert!(!rules.permits_subject(b"tools.call"));
+    }
+
+    #[test]
+    fn a_filter_must_lie_wholly_inside_allow() {
+        let rules = compiled(Rules::allow(["agent.a.>"]));
+        assert!(rules.permits_filter(b"agent.a.*") && rules.permits_filter(b"agent.a.>"));
+        assert!(!rules.permits_filter(b"agent.*.output") && !rules.permits_filter(b">"));
+    }
+
+    #[test]
+    fn a_filter_that_touches_deny_is_permitted_and_marked() {
+        let rules = compiled(Rules::all().deny(["secret.>"]));
+        assert!(rules.permits_filter(b">") && rules.denies_part_of(b">"));
+        assert!(!rules.permits_filter(b"secret.a"));
+        assert!(!rules.denies_part_of(b"open.*"));
+    }
+
+    #[test]
+    fn a_broken_filter_is_named() {
+        let (filter, _) = Compiled::new(&Rules::allow(["a", "b..c"])).unwrap_err();
+        assert_eq!(filter, "b..c");
+    }
+}

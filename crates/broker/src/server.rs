@@ -1,0 +1,186 @@
+//! A running server: its threads, and the handle that ends them. What the threads do is in [`shard`](crate::shard).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::{fmt, io};
+
+use nkeys::KeyPair;
+use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
+
+use crate::auth::{Entry, Users};
+use crate::error::Error;
+use crate::options::Builder;
+use crate::shard::inbox::Envelope;
+use crate::shard::tasks;
+use crate::shared::Shared;
+use crate::stats::Stats;
+
+/// A NATS server in this process. Dropping it shuts it down.
+pub struct Server {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("url", &self.url())
+            .field("is_running", &self.is_running())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// The options, from which [`Builder::start`] makes a server.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) fn start(options: Builder) -> Result<Self, Error> {
+        let refused = |source| Error::Listen { address: options.listen, source };
+        // Asked once here, so that a connection never meets a system without randomness.
+        getrandom::fill(&mut [0; 1]).map_err(|error| Error::Start(io::Error::other(error)))?;
+        let listener = TcpListener::bind(options.listen).map_err(refused)?;
+        let listen = listener.local_addr().map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        let shared = Arc::new(Shared::new(
+            KeyPair::new_server().public_key(),
+            options.server_name.clone(),
+            listen,
+            options.limits.clone(),
+            options.users.clone(),
+            options.allow_anonymous.then(|| Arc::new(Entry::anonymous())),
+            options.shard_count(),
+        ));
+        let server = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
+        let mut listener = Some(listener);
+        for index in 0..shared.shards.len() {
+            // On an error `server` is dropped, which ends the threads that run already.
+            let thread = start_shard(index, Arc::clone(&shared), listener.take()).map_err(Error::Start)?;
+            server.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        watch_users(&shared);
+        tracing::info!(address = %listen, shards = shared.shards.len(), "listening for NATS clients");
+        Ok(server)
+    }
+
+    /// The address clients connect to, with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.shared.listen
+    }
+
+    /// `nats://address:port`, for a client on this machine.
+    pub fn url(&self) -> String {
+        let mut address = self.shared.listen;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        format!("nats://{address}")
+    }
+
+    /// The id in INFO, another for each start.
+    pub fn server_id(&self) -> &str {
+        &self.shared.server_id
+    }
+
+    /// The identities this server admits: changes to them take effect at once.
+    pub fn users(&self) -> &Users {
+        &self.shared.users
+    }
+
+    /// Whether it serves: not shut down, and no thread lost.
+    pub fn is_running(&self) -> bool {
+        !self.shared.stopping.load(Ordering::Acquire)
+            && self
+                .threads
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .all(|thread| !thread.is_finished())
+    }
+
+    /// A snapshot of the counters, at most one read batch old.
+    pub fn stats(&self) -> Stats {
+        let mut sum = Stats::default();
+        for shard in &self.shared.shards {
+            sum.add(shard.counters.read());
+        }
+        sum
+    }
+
+    /// Ends the server: stops accepting, sends what waits for the clients, closes them, joins the threads.
+    ///
+    /// Blocks until then, for at most about two seconds: clients that do not fetch their bytes lose them. Called again
+    /// it does nothing. In async code call it from `spawn_blocking`.
+    pub fn shutdown(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        if threads.is_empty() {
+            return;
+        }
+        for shard in &self.shared.shards {
+            shard.inbox.push(Envelope::Shutdown);
+        }
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a broker thread had panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// Starts the thread of a shard and waits until its runtime stands.
+fn start_shard(
+    index: usize,
+    shared: Arc<Shared>,
+    listener: Option<TcpListener>,
+) -> io::Result<JoinHandle<()>> {
+    let (ready_tx, ready_rx) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("ostler-bus-{index}")).spawn(move || {
+        // A local runtime cannot be sent: it is made in the thread that it lives in.
+        match make_runtime(listener) {
+            Ok((runtime, listener)) => {
+                // The receiver waits for exactly this message.
+                let _ = ready_tx.send(Ok(()));
+                runtime.block_on(tasks::run(index, shared, listener));
+            }
+            Err(error) => drop(ready_tx.send(Err(error))),
+        }
+    })?;
+    ready_rx.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended before it was ready")))?;
+    Ok(thread)
+}
+
+fn make_runtime(
+    listener: Option<TcpListener>,
+) -> io::Result<(LocalRuntime, Option<tokio::net::TcpListener>)> {
+    let runtime =
+        RuntimeBuilder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
+    let listener = {
+        let _entered = runtime.enter();
+        listener.map(tokio::net::TcpListener::from_std).transpose()?
+    };
+    Ok((runtime, listener))
+}
+
+/// Has every change of the identities looked at by all shards, as long as the server lives.
+fn watch_users(shared: &Arc<Shared>) {
+    let watching = Arc::downgrade(shared);
+    shared.users.watch(Box::new(move || match watching.upgrade() {
+        Some(shared) => {
+            shared.shards.iter().for_each(|shard| shard.inbox.push(Envelope::UsersChanged));
+            true
+        }
+        None => false,
+    }));
+}

@@ -1,0 +1,219 @@
+//! One connection as its shard holds it. Data and small decisions; reading, writing and delivering are the shard's.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::outbound::Outbound;
+use crate::auth::Entry;
+use crate::connect::Connect;
+use crate::link::{Link, Subscription};
+
+/// Verdicts kept per connection.
+const VERDICTS_MAX: usize = 128;
+/// Open requests a responder may have; beyond it the expired ones are dropped, then the rest is refused.
+const RESPONSES_MAX: usize = 4096;
+
+/// A client of this shard.
+pub(crate) struct Conn {
+    pub(crate) link: Arc<Link>,
+    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) peer: SocketAddr,
+    /// What this client must sign.
+    pub(crate) nonce: String,
+    /// Who it is; `None` until it is known.
+    pub(crate) entry: Option<Arc<Entry>>,
+    /// A valid CONNECT came. Without credentials a client may speak earlier.
+    pub(crate) is_connected: bool,
+    pub(crate) says: Says,
+    pub(crate) subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
+    pub(crate) verdicts: Verdicts,
+    /// Reply subjects it may answer on, if its identity has `allow_responses`.
+    pub(crate) responses: HashMap<Box<[u8]>, Response>,
+    /// A frame that did not arrive whole. Nothing is allocated while there is none.
+    pub(crate) partial: BytesMut,
+    /// Bytes the partial frame needs before parsing it makes sense.
+    pub(crate) needed: usize,
+    pub(crate) outbound: Outbound,
+    /// Noted in the shard's list of connections to write.
+    pub(crate) is_dirty: bool,
+    /// The socket takes no more: a task waits for it, and nobody else writes.
+    pub(crate) is_blocked: bool,
+    pub(crate) last_in: Instant,
+    pub(crate) pings_out: u32,
+    /// The round trip was measured by a first PING.
+    pub(crate) was_pinged: bool,
+    /// The second INFO follows the first PONG only.
+    pub(crate) was_ponged: bool,
+}
+
+/// What the client said about itself in CONNECT.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Says {
+    pub(crate) verbose: bool,
+    pub(crate) pedantic: bool,
+    pub(crate) echo: bool,
+    pub(crate) headers: bool,
+    pub(crate) no_responders: bool,
+    pub(crate) protocol: i32,
+}
+
+impl From<&Connect> for Says {
+    fn from(connect: &Connect) -> Self {
+        Self {
+            verbose: connect.verbose,
+            pedantic: connect.pedantic,
+            echo: connect.echo,
+            headers: connect.headers,
+            no_responders: connect.no_responders,
+            protocol: connect.protocol,
+        }
+    }
+}
+
+/// A request that may be answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Response {
+    left: u32,
+    until: Instant,
+}
+
+impl Conn {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        stream: Rc<TcpStream>,
+        peer: SocketAddr,
+        nonce: String,
+        now: Instant,
+    ) -> Self {
+        Self {
+            link,
+            stream,
+            peer,
+            nonce,
+            entry: None,
+            says: Says::from(&Connect::default()),
+            is_connected: false,
+            subscriptions: HashMap::new(),
+            verdicts: Verdicts::default(),
+            responses: HashMap::new(),
+            partial: BytesMut::new(),
+            needed: 0,
+            outbound: Outbound::default(),
+            is_dirty: false,
+            is_blocked: false,
+            last_in: now,
+            pings_out: 0,
+            was_pinged: false,
+            was_ponged: false,
+        }
+    }
+
+    /// Whether this client may publish to `subject`.
+    pub(crate) fn may_publish(&mut self, subject: &[u8]) -> bool {
+        let Some(entry) = &self.entry else {
+            return false;
+        };
+        let access = &entry.access;
+        if access.publish.is_everything() {
+            return true;
+        }
+        if self.verdicts.publish(subject, |subject| access.publish.permits_subject(subject)) {
+            return true;
+        }
+        access.responses.is_some() && self.may_respond(subject)
+    }
+
+    fn may_respond(&mut self, subject: &[u8]) -> bool {
+        let Some(response) = self.responses.get_mut(subject) else {
+            return false;
+        };
+        let in_time = Instant::now() <= response.until;
+        response.left = response.left.saturating_sub(1);
+        if response.left == 0 || !in_time {
+            self.responses.remove(subject);
+        }
+        in_time
+    }
+
+    /// Whether a message on `subject` must be left out because of `deny`.
+    pub(crate) fn is_denied(&mut self, subject: &[u8]) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.access.subscribe.denies_subject(subject))
+    }
+
+    /// Remembers that a request was delivered, if this client may answer requests.
+    pub(crate) fn expect_response(&mut self, reply: &[u8]) {
+        let Some(rule) = self.entry.as_ref().and_then(|entry| entry.access.responses) else {
+            return;
+        };
+        let now = Instant::now();
+        if self.responses.len() >= RESPONSES_MAX {
+            self.responses.retain(|_, response| now <= response.until);
+        }
+        if self.responses.len() < RESPONSES_MAX && rule.max > 0 {
+            let until = now.checked_add(rule.ttl).unwrap_or(now + Duration::from_secs(365 * 24 * 3600));
+            self.responses.insert(reply.into(), Response { left: rule.max, until });
+        }
+    }
+}
+
+/// Verdicts on subjects, so that the rules are walked once per subject. Bounded: emptied when full.
+#[derive(Default)]
+pub(crate) struct Verdicts {
+    known: HashMap<Box<[u8]>, bool>,
+    last: Vec<u8>,
+    last_verdict: bool,
+}
+
+impl Verdicts {
+    fn publish(&mut self, subject: &[u8], decide: impl FnOnce(&[u8]) -> bool) -> bool {
+        if !self.last.is_empty() && self.last == subject {
+            return self.last_verdict;
+        }
+        let verdict = match self.known.get(subject) {
+            Some(verdict) => *verdict,
+            None => {
+                if self.known.len() >= VERDICTS_MAX {
+                    self.known.clear();
+                }
+                let verdict = decide(subject);
+                self.known.insert(subject.into(), verdict);
+                verdict
+            }
+        };
+        self.last.clear();
+        self.last.extend_from_slice(subject);
+        self.last_verdict = verdict;
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verdicts_are_asked_for_once_per_subject_and_stay_bounded() {
+        let mut verdicts = Verdicts::default();
+        let mut asked = 0;
+        for round in 0..3 {
+            for subject in ["a", "b"] {
+                let verdict = verdicts.publish(subject.as_bytes(), |subject| {
+                    asked += 1;
+                    subject == b"a"
+                });
+                assert_eq!(verdict, subject == "a", "round {round}");
+            }
+        }
+        assert_eq!(asked, 2);
+        for n in 0..1000 {
+            verdicts.publish(format!("s{n}").as_bytes(), |_| true);
+        }
+        assert!(verdicts.known.len() <= VERDICTS_MAX);
+    }
+}

@@ -1,0 +1,148 @@
+//! What other threads leave for a shard: new connections, messages for its subscribers, word of changed identities.
+//!
+//! A sender collects a whole read batch before it pushes, and only the push that finds the inbox empty wakes the
+//! shard: one wake per batch, not per message.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::message::Msg;
+use crate::link::Subscription;
+
+/// Bytes of messages in an inbox from which publishers stop being read. It bounds the inbox: each publisher adds at
+/// most the batch it had read already.
+const FULL_BYTES: usize = 8 << 20;
+
+/// One thing left for a shard.
+pub(crate) enum Envelope {
+    /// A connection that the listener gave to this shard.
+    Connection(TcpStream, SocketAddr),
+    /// Messages published in another shard.
+    Batch(Batch),
+    /// An identity was changed or removed.
+    UsersChanged,
+    /// The server ends.
+    Shutdown,
+}
+
+/// A shard's letter box. A std mutex, held for a push or a swap.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    waiting: Mutex<Vec<Envelope>>,
+    bytes: AtomicUsize,
+    arrived: Notify,
+    drained: Notify,
+}
+
+impl Inbox {
+    pub(crate) fn push(&self, envelope: Envelope) {
+        if let Envelope::Batch(batch) = &envelope {
+            self.bytes.fetch_add(batch.len_bytes(), Ordering::AcqRel);
+        }
+        let was_empty = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(envelope);
+            waiting.len() == 1
+        };
+        if was_empty {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Waits for something to arrive and takes all of it. Cancel-safe.
+    pub(crate) async fn take(&self) -> Vec<Envelope> {
+        loop {
+            let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            if !taken.is_empty() {
+                self.bytes.store(0, Ordering::Release);
+                self.drained.notify_waiters();
+                return taken;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) > FULL_BYTES
+    }
+
+    /// Waits until the shard emptied its inbox. Cancel-safe.
+    pub(crate) async fn until_drained(&self) {
+        loop {
+            let drained = self.drained.notified();
+            tokio::pin!(drained);
+            drained.as_mut().enable();
+            if !self.is_full() {
+                return;
+            }
+            drained.await;
+        }
+    }
+}
+
+/// Messages for subscribers of another shard, packed into three allocations however many they are.
+#[derive(Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    messages: Vec<Packed>,
+    targets: Vec<Arc<Subscription>>,
+}
+
+/// Lengths of the pieces of one message in [`Batch::bytes`], in this order.
+struct Packed {
+    subject: usize,
+    reply: Option<usize>,
+    header: Option<usize>,
+    body_crlf: usize,
+    targets: usize,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.bytes.len() + self.targets.len() * size_of::<Arc<Subscription>>()
+    }
+
+    /// Adds `message` for all of `targets`.
+    pub(crate) fn push(&mut self, message: &Msg<'_>, targets: &[Arc<Subscription>]) {
+        self.bytes.extend_from_slice(message.subject);
+        self.bytes.extend_from_slice(message.reply.unwrap_or_default());
+        self.bytes.extend_from_slice(message.body_crlf);
+        self.targets.extend_from_slice(targets);
+        self.messages.push(Packed {
+            subject: message.subject.len(),
+            reply: message.reply.map(<[u8]>::len),
+            header: message.header_len,
+            body_crlf: message.body_crlf.len(),
+            targets: targets.len(),
+        });
+    }
+
+    /// Hands each message to `deliver` with its targets, in order.
+    pub(crate) fn unpack(&self, mut deliver: impl FnMut(&Msg<'_>, &[Arc<Subscription>])) {
+        let (mut bytes, mut targets) = (self.bytes.as_slice(), self.targets.as_slice());
+        for packed in &self.messages {
+            let mut take = |len| {
+                let (piece, rest) = bytes.split_at(len);
+                bytes = rest;
+                piece
+            };
+            let message = Msg {
+                subject: take(packed.subject),
+                reply: packed.reply.map(&mut take),
+                header_len: packed.header,
+                body_crlf: take(packed.body_crlf),
+                frame: None,
+            };
+            let (mine, rest) = targets.split_at(packed.targets);
+            targets = rest;
+            deliver(&message, mine);
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! From bytes to deeds: reads a socket, cuts the bytes into operations and executes them. Routing of messages is next
+//! door in `publish`.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use ostler_broker_proto::codec::write_info;
+use ostler_broker_proto::{ClientOp, Parsed, parse_client, subject};
+use tokio::net::TcpStream;
+
+use super::conn::Says;
+use super::{End, FIRST_PING, READ_BYTES, Shard};
+use crate::auth::Entry;
+use crate::connect::Connect;
+use crate::link::{Link, Subscription};
+
+/// A frame at least this large keeps the buffer it was collected in, and subscribers share it.
+pub(super) const SHARE_BYTES_MIN: usize = 16 << 10;
+/// Room made for a large frame at a time: it grows with what arrives, not with what was announced.
+const PARTIAL_STEP: usize = 1 << 20;
+/// Reads of one connection before others get their turn.
+const READS_PER_TURN: usize = 4;
+
+/// What the connection's task should wait for.
+pub(super) enum Next {
+    /// More bytes from the client.
+    Read,
+    /// Nothing, but it is the others' turn.
+    Yield,
+    /// A subscriber that is far behind, for a limited time.
+    Subscriber(Arc<Link>),
+    /// Another shard's full inbox.
+    Inbox(usize),
+    /// Nothing: the connection is over.
+    Ended,
+}
+
+impl Shard {
+    /// Reads what the socket has, executes it, and writes what came of it.
+    pub(super) fn read(&mut self, link: &Link, stream: &TcpStream) -> Next {
+        self.check_identities();
+        for _ in 0..READS_PER_TURN {
+            let Some(conn) = self.conn(link) else {
+                self.flush();
+                return Next::Ended;
+            };
+            let missing = conn.needed.saturating_sub(conn.partial.len());
+            // The rest of a large frame is read to where it belongs, and not a byte beyond it.
+            let in_place = !conn.partial.is_empty() && missing > READ_BYTES;
+            let (read, wanted) = if in_place {
+                let step = missing.min(PARTIAL_STEP);
+                conn.partial.reserve(step);
+                (stream.try_read_buf(&mut (&mut conn.partial).limit(step)), step)
+            } else {
+                (stream.try_read(&mut self.read_buffer), READ_BYTES)
+            };
+            let len = match read {
+                Ok(0) => {
+                    self.close(link.slot, End::Quiet);
+                    continue;
+                }
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.flush();
+                    return Next::Read;
+                }
+                Err(_) => {
+                    self.close(link.slot, End::Cut);
+                    continue;
+                }
+            };
+            if let Some(conn) = self.conn(link) {
+                conn.last_in = Instant::now();
+            }
+            if in_place {
+                self.ingest(link, &[]);
+            } else {
+                let buffer = std::mem::take(&mut self.read_buffer);
+                self.ingest(link, &buffer[..len]);
+                self.read_buffer = buffer;
+            }
+            self.flush();
+            if let Some(subscriber) = self.wait_for.take().filter(|subscriber| subscriber.is_stalled()) {
+                return Next::Subscriber(subscriber);
+            }
+            if let Some(full) = self.full_inbox() {
+                return Next::Inbox(full);
+            }
+            if len < wanted {
+                return Next::Read;
+            }
+        }
+        Next::Yield
+    }
+
+    /// Another shard that has more to take in than it should.
+    fn full_inbox(&self) -> Option<usize> {
+        let is_full = |shard: &usize| *shard != self.index && self.shared.shards[*shard].inbox.is_full();
+        (0..self.shared.shards.len()).find(is_full)
+    }
+
+    /// Executes every whole operation in `data` and keeps the rest.
+    fn ingest(&mut self, link: &Link, mut data: &[u8]) {
+        let limits = self.shared.limits.codec();
+        if let Some(conn) = self.conn(link)
+            && !conn.partial.is_empty()
+        {
+            let Some(frame) = self.complete_partial(link, &mut data) else {
+                return;
+            };
+            // Only a large frame is worth sharing: turning a buffer into one that can be shared costs an allocation.
+            let (owned, kept) = if frame.len() >= SHARE_BYTES_MIN {
+                (Some(frame.freeze()), BytesMut::new())
+            } else {
+                (None, frame)
+            };
+            let bytes: &[u8] = owned.as_deref().unwrap_or(&kept);
+            match parse_client(bytes, &limits) {
+                Ok(Parsed::Op { op, consumed }) if consumed == bytes.len() => {
+                    if !self.execute(link, op, owned.as_ref()) {
+                        return;
+                    }
+                }
+                _ => return self.close(link.slot, End::Quiet),
+            }
+        }
+        while !data.is_empty() {
+            if !self.may_speak(link, data[0]) {
+                return;
+            }
+            match parse_client(data, &limits) {
+                Ok(Parsed::Op { op, consumed }) => {
+                    if !self.execute(link, op, None) {
+                        return;
+                    }
+                    data = &data[consumed..];
+                }
+                Ok(Parsed::Incomplete { needed }) => {
+                    if let Some(conn) = self.conn(link) {
+                        conn.partial.extend_from_slice(data);
+                        conn.needed = needed;
+                    }
+                    return;
+                }
+                Err(error) => return self.refuse(link.slot, error),
+            }
+        }
+    }
+
+    /// Moves bytes from `data` to the partial frame until it is whole; returns it then.
+    fn complete_partial(&mut self, link: &Link, data: &mut &[u8]) -> Option<BytesMut> {
+        let limits = self.shared.limits.codec();
+        loop {
+            let conn = self.conn(link)?;
+            let have = conn.partial.len();
+            let take = if conn.needed == have + 1 {
+                // The control line is not whole: it ends at the next line end. (Or one byte of the body's line end is
+                // missing, which is the same byte.)
+                data.iter().position(|byte| *byte == b'\n').map_or(data.len(), |at| at + 1)
+            } else {
+                conn.needed.saturating_sub(have).min(data.len())
+            };
+            conn.partial.extend_from_slice(&data[..take]);
+            *data = &data[take..];
+            if conn.partial.len() < conn.needed {
+                return None;
+            }
+            match parse_client(&conn.partial, &limits) {
+                Ok(Parsed::Op { .. }) => {
+                    conn.needed = 0;
+                    return Some(std::mem::take(&mut conn.partial));
+                }
+                Ok(Parsed::Incomplete { needed }) => conn.needed = needed,
+                Err(error) => {
+                    self.refuse(link.slot, error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Who must authenticate says CONNECT first (parser.go, OP_START: anything else is an authorization error).
+    fn may_speak(&mut self, link: &Link, first: u8) -> bool {
+        let auth_required = self.shared.auth_required();
+        match self.conn(link) {
+            None => false,
+            Some(conn) if auth_required && conn.entry.is_none() && !matches!(first, b'C' | b'c') => {
+                self.refuse_identity(link.slot);
+                false
+            }
+            Some(_) => true,
+        }
+    }
+
+    fn refuse(&mut self, slot: usize, error: ostler_broker_proto::ProtocolError) {
+        if let Some(conn) = self.at(slot) {
+            tracing::info!(client = conn.link.id, peer = %conn.peer, %error, "protocol violation");
+        }
+        self.close(slot, error.message().map_or(End::Quiet, End::Told));
+    }
+
+    fn refuse_identity(&mut self, slot: usize) {
+        if let Some(conn) = self.at(slot) {
+            tracing::warn!(client = conn.link.id, peer = %conn.peer, "authorization violation");
+            self.stats.auth_failures += 1;
+            self.close(slot, End::Told("Authorization Violation"));
+        }
+    }
+
+    /// Executes one operation; returns whether the connection is still there.
+    fn execute(&mut self, link: &Link, op: ClientOp<'_>, frame: Option<&Bytes>) -> bool {
+        let slot = link.slot;
+        match op {
+            ClientOp::Pub(publish) => return self.publish(slot, &publish, frame),
+            ClientOp::Ping => self.pong(slot),
+            ClientOp::Pong => {
+                if let Some(conn) = self.at(slot) {
+                    conn.pings_out = 0;
+                }
+            }
+            ClientOp::Sub { filter, queue, sid } => self.subscribe(slot, filter, queue, sid),
+            ClientOp::Unsub { sid, max } => self.unsubscribe(slot, sid, max),
+            ClientOp::Connect(json) => self.connect(slot, json),
+            ClientOp::Ignored => {}
+        }
+        self.conn(link).is_some()
+    }
+
+    fn pong(&mut self, slot: usize) {
+        let Some(conn) = self.at(slot) else {
+            return;
+        };
+        let first = conn.is_connected && !conn.was_ponged;
+        conn.was_ponged |= conn.is_connected;
+        let wants_info = first && conn.says.protocol >= 1;
+        self.send_with(slot, |out| out.extend_from_slice(b"PONG\r\n"));
+        if wants_info && let Some(conn) = self.conns[slot].as_deref() {
+            let info = self.info(conn, true);
+            self.send_with(slot, |out| write_info(out, info.as_bytes()));
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, slot: usize) {
+        if self.at(slot).is_some_and(|conn| conn.says.verbose) {
+            self.send_with(slot, |out| out.extend_from_slice(b"+OK\r\n"));
+        }
+    }
+
+    fn connect(&mut self, slot: usize, json: &[u8]) {
+        let Ok(connect) = serde_json::from_slice::<Connect>(json) else {
+            tracing::info!("CONNECT is not the JSON it should be");
+            return self.close(slot, End::Quiet);
+        };
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return;
+        };
+        let gives_credential =
+            [&connect.nkey, &connect.auth_token, &connect.user].iter().any(|text| !text.is_empty());
+        let anonymous = self
+            .shared
+            .anonymous
+            .clone()
+            .filter(|_| !gives_credential || self.shared.users.names().is_empty());
+        let entry: Option<Arc<Entry>> = match anonymous {
+            Some(entry) => Some(entry),
+            None => self.shared.users.authenticate(&connect, &conn.nonce),
+        };
+        // There is one account; a client that asks for its own must not believe that it got it.
+        let Some(entry) = entry.filter(|_| connect.account.is_empty()) else {
+            return self.refuse_identity(slot);
+        };
+        if connect.no_responders && !connect.headers {
+            return self.close(slot, End::Told("no responders requires headers support"));
+        }
+        let is_first = !std::mem::replace(&mut conn.is_connected, true);
+        let dropped: Vec<_> = conn.subscriptions.drain().map(|(_, subscription)| subscription).collect();
+        tracing::debug!(client = conn.link.id, peer = %conn.peer, identity = entry.identity.name, name = connect.name,
+            "connected");
+        conn.says = Says::from(&connect);
+        conn.entry = Some(entry);
+        conn.verdicts = super::conn::Verdicts::default();
+        conn.responses.clear();
+        let id = conn.link.id;
+        self.stats.subscriptions -= dropped.len() as u64;
+        self.shared.unsubscribe(&dropped);
+        self.acknowledge(slot);
+        if is_first {
+            let jitter = 1.0 + 0.2 * self.random.f32();
+            let first = FIRST_PING.mul_f32(jitter).min(self.shared.limits.ping_interval);
+            self.remind(Instant::now() + first, super::Due::Ping, slot, id);
+        }
+    }
+
+    fn subscribe(&mut self, slot: usize, filter: &[u8], queue: Option<&[u8]>, sid: &[u8]) {
+        let subscriptions_max = self.shared.limits.subscriptions_max;
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return;
+        };
+        if conn.entry.is_none() {
+            // Before CONNECT, where no credential is needed (nats-server serves telnet that way).
+            conn.entry.clone_from(&self.shared.anonymous);
+        }
+        if !subject::is_filter(filter) {
+            return self.complain(slot, "Invalid Subject");
+        }
+        let access = conn.entry.as_ref().map(|entry| Arc::clone(&entry.access));
+        let Some(access) = access.filter(|access| access.subscribe.permits_filter(filter)) else {
+            tracing::info!(client = conn.link.id, filter = %filter.escape_ascii(), "subscription refused");
+            return self.complain(slot, &subscribe_violation(filter, queue));
+        };
+        if conn.subscriptions.len() >= subscriptions_max {
+            return self.complain(slot, "maximum subscriptions exceeded");
+        }
+        // A sid in use: the first subscription stays, without an error (client.go processSubEx).
+        if !conn.subscriptions.contains_key(sid) {
+            let denied = access.subscribe.denies_part_of(filter);
+            let subscription =
+                Arc::new(Subscription::new(Arc::clone(&conn.link), filter, queue, sid, denied));
+            self.shared.subscribe(&subscription);
+            conn.subscriptions.insert(sid.into(), subscription);
+            self.stats.subscriptions += 1;
+        }
+        self.acknowledge(slot);
+    }
+
+    fn unsubscribe(&mut self, slot: usize, sid: &[u8], max: Option<u64>) {
+        if let Some(subscription) = self.at(slot).and_then(|conn| conn.subscriptions.get(sid)) {
+            // The maximum counts from SUB, so it may be reached already.
+            if max.is_none_or(|max| subscription.set_max(max)) {
+                self.end_subscription(slot, sid);
+            }
+        }
+        self.acknowledge(slot);
+    }
+
+    pub(super) fn end_subscription(&mut self, slot: usize, sid: &[u8]) {
+        if let Some(subscription) = self.at(slot).and_then(|conn| conn.subscriptions.remove(sid)) {
+            self.stats.subscriptions -= 1;
+            self.shared.unsubscribe([&subscription]);
+        }
+    }
+}
+
+/// The words of nats-server (client.go subPermissionViolation).
+pub(super) fn subscribe_violation(filter: &[u8], queue: Option<&[u8]>) -> String {
+    let filter = String::from_utf8_lossy(filter);
+    match queue {
+        None => format!("Permissions Violation for Subscription to \"{filter}\""),
+        Some(queue) => {
+            let queue = String::from_utf8_lossy(queue);
+            format!("Permissions Violation for Subscription to \"{filter}\" using queue \"{queue}\"")
+        }
+    }
+}

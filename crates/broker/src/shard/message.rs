@@ -1,0 +1,16 @@
+//! A message on its way, borrowed from wherever it was read.
+
+use bytes::Bytes;
+
+/// What a delivery needs to know of a message.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Msg<'a> {
+    pub(crate) subject: &'a [u8],
+    pub(crate) reply: Option<&'a [u8]>,
+    /// Length of the header block at the front of the body; `None` for a message without headers.
+    pub(crate) header_len: Option<usize>,
+    /// Headers, payload and the line end: forwarding copies it in one piece.
+    pub(crate) body_crlf: &'a [u8],
+    /// The buffer that owns `body_crlf`, if it is a large frame of its own: subscribers then share it uncopied.
+    pub(crate) frame: Option<&'a Bytes>,
+}

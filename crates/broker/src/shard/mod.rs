@@ -1,0 +1,434 @@
+//! A reactor thread: it owns connections and does everything for them itself.
+//!
+//! ```text
+//!  socket readable -> read (<= 64 KiB) -> parse -> route -> append to each subscriber's outbound    }  one borrow of
+//!                                                       `-> batch for another shard's inbox         }  the shard,
+//!                     end of the batch: one write per dirty connection, one wake per dirty shard    }  no await
+//!  socket full     -> a task waits for it; until then the bytes pile up, bounded by max_pending
+//!  inbox           -> deliver what others published -> one write per dirty connection
+//! ```
+//!
+//! Inside a shard no message is handed from task to task: the task of the connection that read it writes it to the
+//! subscribers. Tasks ([`tasks`]) only wait; what they do is a synchronous method of [`Shard`], so the `RefCell` is
+//! never held across an await.
+//!
+//! Failures: a connection that breaks a rule is told (if there are words for it), taken out at once and its socket
+//! drained by a task of its own, so that the words arrive. A slow consumer is cut off without a word.
+
+mod conn;
+pub(crate) mod inbox;
+mod ingest;
+mod message;
+mod outbound;
+mod publish;
+mod routes;
+pub(crate) mod tasks;
+mod timers;
+
+use std::cell::RefCell;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ostler_broker_proto::codec::{write_err, write_info};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+use self::conn::Conn;
+use self::inbox::{Batch, Envelope};
+use self::outbound::Pool;
+use self::routes::Routes;
+use self::timers::{Due, Timers};
+use crate::auth::{Entry, Standing};
+use crate::connect::{CLAIMED_VERSION, Info};
+use crate::link::Link;
+use crate::shared::Shared;
+use crate::stats::Stats;
+
+/// Bytes per read: one system call for thousands of small messages, and it stays in the cache.
+const READ_BYTES: usize = 64 << 10;
+/// A backlog that is written before the batch ends: one read may be multiplied by many subscriptions.
+const FLUSH_EARLY_BYTES: usize = 1 << 20;
+/// First PING after CONNECT, to measure the round trip; up to a fifth later, so that clients do not beat together.
+const FIRST_PING: Duration = Duration::from_secs(2);
+
+/// The state of a reactor thread.
+pub(crate) struct Shard {
+    index: usize,
+    shared: Arc<Shared>,
+    conns: Vec<Option<Box<Conn>>>,
+    free: Vec<usize>,
+    routes: Routes,
+    /// Connections with something to write at the end of this batch.
+    dirty: Vec<usize>,
+    /// Messages for other shards, by shard.
+    outboxes: Vec<Batch>,
+    pool: Pool,
+    read_buffer: Vec<u8>,
+    timers: Timers,
+    /// The clock task sleeps for too long.
+    timers_changed: Rc<Notify>,
+    /// Generation of the identities that the connections were checked against.
+    users_seen: u64,
+    /// The subscriber that the publisher of this batch should wait for.
+    wait_for: Option<Arc<Link>>,
+    random: fastrand::Rng,
+    stats: Stats,
+    /// Sockets being drained after their connection ended; shutdown waits for them.
+    draining: Rc<tasks::Draining>,
+    /// For the tasks it starts.
+    myself: Weak<RefCell<Shard>>,
+}
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End<'a> {
+    /// What waits for the client is still sent, the error last.
+    Told(&'a str),
+    /// What waits for the client is still sent.
+    Quiet,
+    /// The socket is cut at once: the client is gone, or does not take what it gets.
+    Cut,
+}
+
+impl Shard {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<RefCell<Self>> {
+        let outboxes = shared.shards.iter().map(|_| Batch::default()).collect();
+        let users_seen = shared.users.generation();
+        Rc::new_cyclic(|myself| {
+            RefCell::new(Self {
+                index,
+                shared,
+                conns: Vec::new(),
+                free: Vec::new(),
+                routes: Routes::default(),
+                dirty: Vec::new(),
+                outboxes,
+                pool: Pool::default(),
+                read_buffer: vec![0; READ_BYTES],
+                timers: Timers::default(),
+                timers_changed: Rc::default(),
+                users_seen,
+                wait_for: None,
+                random: fastrand::Rng::new(),
+                stats: Stats::default(),
+                draining: Rc::default(),
+                myself: myself.clone(),
+            })
+        })
+    }
+
+    /// Takes over a connection: sends INFO and starts its task.
+    fn open(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let now = Instant::now();
+        // Small answers must not wait for an acknowledgement; a socket that refuses this works all the same.
+        let _ = stream.set_nodelay(true);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.conns.push(None);
+            self.conns.len() - 1
+        });
+        let link = Arc::new(Link::new(self.shared.next_client_id(), self.index, slot));
+        let nonce = if self.shared.auth_required() { fresh_nonce() } else { String::new() };
+        let conn = Conn::new(Arc::clone(&link), Rc::new(stream), peer, nonce, now);
+        let info = self.info(&conn, false);
+        let stream = Rc::clone(&conn.stream);
+        self.conns[slot] = Some(Box::new(conn));
+        self.stats.connections += 1;
+        self.stats.connections_total += 1;
+        self.send_with(slot, |out| write_info(out, info.as_bytes()));
+        if self.shared.auth_required() {
+            self.remind(now + self.shared.limits.auth_timeout, Due::Auth, slot, link.id);
+        }
+        if let Some(myself) = self.myself.upgrade() {
+            tokio::task::spawn_local(tasks::serve(myself, link, stream));
+        }
+    }
+
+    fn info(&self, conn: &Conn, connect_info: bool) -> String {
+        let shared = &self.shared;
+        let info = Info {
+            server_id: &shared.server_id,
+            server_name: &shared.server_name,
+            version: CLAIMED_VERSION,
+            proto: 1,
+            host: shared.listen.ip(),
+            port: shared.listen.port(),
+            headers: true,
+            max_payload: shared.limits.payload_bytes_max,
+            client_id: conn.link.id,
+            client_ip: conn.peer.ip(),
+            auth_required: shared.auth_required(),
+            nonce: Some(conn.nonce.as_str()).filter(|nonce| !nonce.is_empty()),
+            connect_info,
+            remote_account: connect_info.then_some("$G"),
+        };
+        serde_json::to_string(&info).expect("INFO has string keys and plain values only")
+    }
+
+    /// The connection that `link` names, unless it ended.
+    fn conn(&mut self, link: &Link) -> Option<&mut Conn> {
+        let conn = self.conns.get_mut(link.slot)?.as_deref_mut()?;
+        (conn.link.id == link.id).then_some(conn)
+    }
+
+    fn at(&mut self, slot: usize) -> Option<&mut Conn> {
+        self.conns.get_mut(slot)?.as_deref_mut()
+    }
+
+    /// Appends to what waits for the client, to be written at the end of the batch.
+    fn send_with(&mut self, slot: usize, write: impl FnOnce(&mut Vec<u8>)) {
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return;
+        };
+        conn.outbound.append_with(&mut self.pool, write);
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(slot);
+        }
+    }
+
+    /// `-ERR`, the connection stays.
+    fn complain(&mut self, slot: usize, text: &str) {
+        self.send_with(slot, |out| write_err(out, text));
+    }
+
+    /// Ends a connection: its subscriptions, its place, then its socket.
+    fn close(&mut self, slot: usize, end: End<'_>) {
+        let Some(mut conn) = self.conns.get_mut(slot).and_then(Option::take) else {
+            return;
+        };
+        if let End::Told(text) = end {
+            conn.outbound.append_with(&mut self.pool, |out| write_err(out, text));
+        }
+        self.free.push(slot);
+        self.stats.connections -= 1;
+        self.stats.subscriptions -= conn.subscriptions.len() as u64;
+        self.shared.dismiss(self.index);
+        // After this nobody delivers to it, and who waited for it goes on.
+        conn.link.close();
+        if !conn.subscriptions.is_empty() {
+            self.shared.unsubscribe(conn.subscriptions.values());
+        }
+        tracing::debug!(client = conn.link.id, peer = %conn.peer, ?end, "connection ended");
+        match end {
+            // Wakes the connection's task, whose read then ends.
+            End::Cut => drop(socket2::SockRef::from(&*conn.stream).shutdown(Shutdown::Both)),
+            End::Told(_) | End::Quiet => tasks::spawn_drain(&self.draining, conn.stream, conn.outbound),
+        }
+    }
+
+    fn close_slow_consumer(&mut self, slot: usize, why: &'static str) {
+        if let Some(conn) = self.at(slot) {
+            let pending_bytes = conn.outbound.len();
+            tracing::warn!(client = conn.link.id, peer = %conn.peer, pending_bytes, why, "slow consumer");
+            self.stats.slow_consumers += 1;
+            self.close(slot, End::Cut);
+        }
+    }
+
+    /// Ends a batch: writes what it left for connections and shards, and lays the counters open.
+    fn flush(&mut self) {
+        while let Some(slot) = self.dirty.pop() {
+            if let Some(conn) = self.at(slot) {
+                conn.is_dirty = false;
+                self.write(slot);
+            }
+        }
+        for (shard, outbox) in self.outboxes.iter_mut().enumerate() {
+            if !outbox.is_empty() {
+                self.shared.shards[shard].inbox.push(Envelope::Batch(std::mem::take(outbox)));
+            }
+        }
+        self.shared.shards[self.index].counters.publish(&self.stats);
+    }
+
+    /// Writes until nothing waits or the socket takes no more; then a task waits for the socket.
+    fn write(&mut self, slot: usize) {
+        let Some(conn) =
+            self.conns.get_mut(slot).and_then(Option::as_deref_mut).filter(|conn| !conn.is_blocked)
+        else {
+            return;
+        };
+        match write_out(conn, &mut self.pool) {
+            Ok(true) => {}
+            Ok(false) => {
+                conn.is_blocked = true;
+                if let Some(myself) = self.myself.upgrade() {
+                    let wait =
+                        tasks::write_when_ready(myself, Arc::clone(&conn.link), Rc::clone(&conn.stream));
+                    tokio::task::spawn_local(wait);
+                }
+            }
+            Err(_) => self.close(slot, End::Cut),
+        }
+    }
+
+    /// The socket of `link` may take bytes again; returns whether it must still be waited for.
+    fn write_again(&mut self, link: &Link) -> bool {
+        let stall_bytes = self.shared.limits.stall_bytes();
+        let Some(conn) = self.conns.get_mut(link.slot).and_then(Option::as_deref_mut) else {
+            return false;
+        };
+        if conn.link.id != link.id {
+            return false;
+        }
+        let Ok(all) = write_out(conn, &mut self.pool) else {
+            self.close(link.slot, End::Cut);
+            return false;
+        };
+        if conn.outbound.len() < stall_bytes {
+            conn.link.release();
+        }
+        conn.is_blocked = !all;
+        !all
+    }
+
+    fn remind(&mut self, at: Instant, due: Due, slot: usize, id: u64) {
+        if self.timers.add(at, timers::Entry { due, slot, id }) {
+            self.timers_changed.notify_one();
+        }
+    }
+
+    /// Does what is due; returns when to come back.
+    fn tick(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(timers::Entry { due, slot, id }) = self.timers.pop_due(now) {
+            let limits = &self.shared.limits;
+            let (ping_interval, pings_out_max) = (limits.ping_interval, limits.pings_out_max);
+            let Some(conn) = self.at(slot).filter(|conn| conn.link.id == id) else {
+                continue;
+            };
+            match due {
+                Due::Auth if conn.entry.is_none() => self.close(slot, End::Told("Authentication Timeout")),
+                Due::Auth => {}
+                Due::Ping => {
+                    let silent = now.saturating_duration_since(conn.last_in) >= ping_interval.mul_f32(0.9);
+                    if conn.was_pinged && !silent {
+                        self.remind(now + ping_interval, Due::Ping, slot, id);
+                        continue;
+                    }
+                    conn.was_pinged = true;
+                    if conn.pings_out >= pings_out_max {
+                        self.close(slot, End::Told("Stale Connection"));
+                        continue;
+                    }
+                    conn.pings_out += 1;
+                    self.send_with(slot, |out| out.extend_from_slice(b"PING\r\n"));
+                    self.remind(now + ping_interval, Due::Ping, slot, id);
+                }
+            }
+        }
+        self.routes.sweep(&self.shared);
+        self.flush();
+        self.timers.next()
+    }
+
+    /// Applies changed identities to live connections. Called before anything of a batch is judged.
+    fn check_identities(&mut self) {
+        let generation = self.shared.users.generation();
+        if generation == self.users_seen {
+            return;
+        }
+        self.users_seen = generation;
+        for slot in 0..self.conns.len() {
+            let Some(entry) = self.at(slot).and_then(|conn| conn.entry.clone()) else {
+                continue;
+            };
+            if entry.is_anonymous() {
+                continue;
+            }
+            match self.shared.users.standing(&entry) {
+                Standing::Unchanged => {}
+                Standing::Revoked => self.close(slot, End::Told("Authorization Violation")),
+                Standing::Changed(entry) => self.apply_permissions(slot, entry),
+            }
+        }
+    }
+
+    fn apply_permissions(&mut self, slot: usize, entry: Arc<Entry>) {
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return;
+        };
+        let access = Arc::clone(&entry.access);
+        conn.entry = Some(entry);
+        conn.verdicts = conn::Verdicts::default();
+        conn.responses.clear();
+        let mut ended = Vec::new();
+        conn.subscriptions.retain(|_, subscription| {
+            let stays = access.subscribe.permits_filter(&subscription.filter);
+            subscription.set_partly_denied(access.subscribe.denies_part_of(&subscription.filter));
+            if !stays {
+                ended.push(Arc::clone(subscription));
+            }
+            stays
+        });
+        self.stats.subscriptions -= ended.len() as u64;
+        self.shared.unsubscribe(&ended);
+        for subscription in ended {
+            self.complain(
+                slot,
+                &ingest::subscribe_violation(&subscription.filter, subscription.queue.as_deref()),
+            );
+        }
+    }
+
+    /// Takes in what other threads left; returns whether the server goes on.
+    fn receive(&mut self, envelopes: Vec<Envelope>) -> bool {
+        self.check_identities();
+        let mut goes_on = true;
+        for envelope in envelopes {
+            match envelope {
+                Envelope::Connection(stream, peer) => match TcpStream::from_std(stream) {
+                    Ok(stream) => self.open(stream, peer),
+                    Err(error) => {
+                        tracing::warn!(%peer, %error, "cannot take over a connection");
+                        self.shared.dismiss(self.index);
+                    }
+                },
+                Envelope::Batch(batch) => batch.unpack(|message, targets| {
+                    let mut shared_body = None;
+                    for target in targets {
+                        self.deliver(target, message, &mut shared_body, targets.len() > 1);
+                    }
+                }),
+                Envelope::UsersChanged => {}
+                Envelope::Shutdown => goes_on = false,
+            }
+        }
+        self.flush();
+        goes_on
+    }
+
+    /// Ends every connection; what waits for them is sent by their drains.
+    fn close_all(&mut self) {
+        for slot in 0..self.conns.len() {
+            self.close(slot, End::Quiet);
+        }
+        self.flush();
+    }
+}
+
+/// Writes until nothing waits or the socket takes no more; returns whether nothing waits.
+fn write_out(conn: &mut Conn, pool: &mut Pool) -> std::io::Result<bool> {
+    let stream = &conn.stream;
+    while !conn.outbound.is_empty() {
+        let written = conn.outbound.write_once(pool, |slices| match slices {
+            [only] => stream.try_write(only),
+            several => stream.try_write_vectored(several),
+        });
+        match written {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// What a client signs, fresh for every connection: 11 random bytes, as many as nats-server takes.
+fn fresh_nonce() -> String {
+    let mut bytes = [0; 11];
+    // Without randomness a signature could be replayed; `Server::start` made sure that the system has some.
+    getrandom::fill(&mut bytes).expect("the system gave random bytes before");
+    data_encoding::BASE64URL_NOPAD.encode(&bytes)
+}

@@ -1,0 +1,195 @@
+//! The bytes that wait for one client. Small frames are copied into contiguous buffers, which one `write` sends; large
+//! bodies are shared between subscribers and sent with `writev`. Knows no socket: the shard lends it one.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::Bytes;
+
+/// A buffer is closed when it is this full: large enough for one `write` to be worth it, small enough that appending
+/// never moves much.
+const BUFFER_BYTES_MAX: usize = 256 << 10;
+/// A fresh buffer: an answer or two fit, and a connection with little to say takes little.
+const BUFFER_BYTES_FIRST: usize = 4 << 10;
+/// Spare buffers a shard keeps.
+const SPARE_BUFFERS_MAX: usize = 16;
+/// Pieces per `writev`.
+const SLICES_MAX: usize = 64;
+
+/// Spare buffers of a shard. Only connections with something to send hold one.
+#[derive(Default)]
+pub(crate) struct Pool(Vec<Vec<u8>>);
+
+impl Pool {
+    fn take(&mut self) -> Vec<u8> {
+        self.0.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES_FIRST))
+    }
+
+    fn give(&mut self, mut buffer: Vec<u8>) {
+        if self.0.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= 2 * BUFFER_BYTES_MAX {
+            buffer.clear();
+            self.0.push(buffer);
+        }
+    }
+}
+
+enum Piece {
+    Buffer(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Piece {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Buffer(buffer) => buffer,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
+/// A queue of bytes. Bounded by the shard, which closes the connection beyond `max_pending`.
+#[derive(Default)]
+pub(crate) struct Outbound {
+    pieces: VecDeque<Piece>,
+    /// Bytes of the first piece that were sent.
+    sent: usize,
+    len: usize,
+}
+
+impl Outbound {
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends the pieces of one frame.
+    pub(crate) fn append(&mut self, pool: &mut Pool, parts: &[&[u8]]) {
+        let added = parts.iter().map(|part| part.len()).sum();
+        let buffer = self.tail(pool, added);
+        buffer.reserve(added);
+        for part in parts {
+            buffer.extend_from_slice(part);
+        }
+        self.len += added;
+    }
+
+    /// Appends what `write` puts at the end of a buffer.
+    pub(crate) fn append_with(&mut self, pool: &mut Pool, write: impl FnOnce(&mut Vec<u8>)) {
+        let buffer = self.tail(pool, 0);
+        let before = buffer.len();
+        write(buffer);
+        self.len += buffer.len() - before;
+    }
+
+    /// Appends bytes that other queues may hold too.
+    pub(crate) fn append_shared(&mut self, bytes: Bytes) {
+        self.len += bytes.len();
+        self.pieces.push_back(Piece::Shared(bytes));
+    }
+
+    fn tail(&mut self, pool: &mut Pool, added: usize) -> &mut Vec<u8> {
+        let fits = matches!(self.pieces.back(), Some(Piece::Buffer(buffer))
+            if buffer.is_empty() || buffer.len() + added <= BUFFER_BYTES_MAX);
+        if !fits {
+            self.pieces.push_back(Piece::Buffer(pool.take()));
+        }
+        match self.pieces.back_mut() {
+            Some(Piece::Buffer(buffer)) => buffer,
+            _ => unreachable!("a buffer was there or was pushed"),
+        }
+    }
+
+    /// Calls `write` with what waits, in order, and forgets what it took; once.
+    ///
+    /// # Errors
+    /// What `write` says; nothing was forgotten.
+    pub(crate) fn write_once<E>(
+        &mut self,
+        pool: &mut Pool,
+        write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Result<usize, E> {
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
+        let mut used = 0;
+        for (piece, slice) in self.pieces.iter().zip(&mut slices) {
+            *slice = IoSlice::new(&piece.as_slice()[if used == 0 { self.sent } else { 0 }..]);
+            used += 1;
+        }
+        let taken = write(&slices[..used])?;
+        self.forget(pool, taken);
+        Ok(taken)
+    }
+
+    fn forget(&mut self, pool: &mut Pool, taken: usize) {
+        self.len -= taken;
+        self.sent += taken;
+        while let Some(first) = self.pieces.front() {
+            let len = first.as_slice().len();
+            if self.sent < len {
+                break;
+            }
+            self.sent -= len;
+            if let Some(Piece::Buffer(buffer)) = self.pieces.pop_front() {
+                pool.give(buffer);
+            }
+        }
+        if self.pieces.is_empty() {
+            // An idle connection keeps nothing.
+            self.pieces = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drain(out: &mut Outbound, pool: &mut Pool, step: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        while !out.is_empty() {
+            out.write_once::<()>(pool, |slices| {
+                let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(step).collect();
+                sent.extend_from_slice(&all);
+                Ok(all.len())
+            })
+            .unwrap();
+        }
+        sent
+    }
+
+    #[test]
+    fn bytes_leave_in_order_whatever_each_write_takes() {
+        for step in [1, 3, 7, 1 << 20] {
+            let (mut out, mut pool) = (Outbound::default(), Pool::default());
+            out.append(&mut pool, &[b"ab", b"", b"c"]);
+            out.append_shared(Bytes::from_static(b"defgh"));
+            out.append(&mut pool, &[b"ij"]);
+            out.append_with(&mut pool, |buffer| buffer.extend_from_slice(b"kl"));
+            assert_eq!(out.len(), 12);
+            assert_eq!(drain(&mut out, &mut pool, step), b"abcdefghijkl", "{step} bytes per write");
+        }
+    }
+
+    #[test]
+    fn large_backlogs_are_cut_into_buffers_and_given_back() {
+        let (mut out, mut pool) = (Outbound::default(), Pool::default());
+        let frame = [7u8; 1000];
+        for _ in 0..2000 {
+            out.append(&mut pool, &[&frame]);
+        }
+        assert!(out.pieces.len() > 5);
+        assert_eq!(drain(&mut out, &mut pool, 100_000).len(), 2_000_000);
+        assert!(out.pieces.capacity() == 0 && !pool.0.is_empty() && pool.0.len() <= SPARE_BUFFERS_MAX);
+    }
+
+    #[test]
+    fn a_failed_write_forgets_nothing() {
+        let (mut out, mut pool) = (Outbound::default(), Pool::default());
+        out.append(&mut pool, &[b"abc"]);
+        assert_eq!(out.write_once(&mut pool, |_| Err("full")), Err("full"));
+        assert_eq!(drain(&mut out, &mut pool, 10), b"abc");
+    }
+}

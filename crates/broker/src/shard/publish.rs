@@ -1,0 +1,284 @@
+//! A message from its publisher to its subscribers: permission, route, one append per subscriber.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use ostler_broker_proto::codec::Decimal;
+use ostler_broker_proto::{Publish, headers, subject};
+use serde_json::json;
+
+use super::ingest::SHARE_BYTES_MIN;
+use super::message::Msg;
+use super::{End, FLUSH_EARLY_BYTES, Shard};
+use crate::link::{Delivery, Subscription};
+
+/// A client asks who it is; clients rely on it.
+const USER_INFO: &[u8] = b"$SYS.REQ.USER.INFO";
+
+impl Shard {
+    /// Routes a message of the connection in `slot`; returns whether that is still there.
+    pub(super) fn publish(&mut self, slot: usize, publish: &Publish<'_>, frame: Option<&Bytes>) -> bool {
+        self.stats.in_msgs += 1;
+        self.stats.in_bytes += publish.body.len() as u64;
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return false;
+        };
+        if conn.entry.is_none() {
+            // Before CONNECT, where no credential is needed.
+            conn.entry.clone_from(&self.shared.anonymous);
+        }
+        let says = conn.says;
+        if publish.header_len.is_some() && !says.headers {
+            // Known when it is executed, not when it is parsed: CONNECT may be in the same read.
+            self.close(slot, End::Quiet);
+            return false;
+        }
+        if publish.subject.first() == Some(&b'$') && publish.subject == USER_INFO {
+            return self.answer_user_info(slot, publish);
+        }
+        let permitted = conn.may_publish(publish.subject);
+        if says.pedantic && !subject::is_literal(publish.subject) {
+            // Said, and the message goes on all the same (client.go processPub).
+            self.complain(slot, "Invalid Publish Subject");
+        }
+        if !permitted {
+            self.refuse_publish(slot, publish.subject);
+            return true;
+        }
+        if says.verbose {
+            self.acknowledge(slot);
+        }
+        let message = Msg {
+            subject: publish.subject,
+            reply: publish.reply,
+            header_len: publish.header_len,
+            body_crlf: publish.body_crlf,
+            frame,
+        };
+        let delivered = self.route(slot, says.echo, &message);
+        if !delivered
+            && says.no_responders
+            && let Some(reply) = publish.reply
+        {
+            self.send_no_responders(slot, reply, publish.subject);
+        }
+        // It may have been its own slow consumer.
+        self.conns[slot].is_some()
+    }
+
+    #[cold]
+    fn refuse_publish(&mut self, slot: usize, subject: &[u8]) {
+        let subject = String::from_utf8_lossy(subject);
+        if let Some(conn) = self.at(slot) {
+            tracing::info!(client = conn.link.id, %subject, "publish refused");
+        }
+        self.complain(slot, &format!("Permissions Violation for Publish to \"{subject}\""));
+    }
+
+    /// Gives `message` to everyone it is for; returns whether anyone got it.
+    fn route(&mut self, from: usize, echo: bool, message: &Msg<'_>) -> bool {
+        let route = self.routes.get(message.subject, &self.shared, self.index);
+        let skipped = if echo { None } else { self.conns[from].as_deref().map(|conn| conn.link.id) };
+        let from_id = self.conns[from].as_deref().map_or(0, |conn| conn.link.id);
+        let mut delivered = false;
+        let mut shared_body = None;
+        for target in &route.local {
+            if Some(target.link.id) != skipped {
+                delivered |= self.deliver(target, message, &mut shared_body, route.local.len() > 1);
+                self.note_stalled(target, from_id);
+            }
+        }
+        for (shard, targets) in &route.remote {
+            delivered |= targets.iter().any(|target| !target.link.is_closed());
+            for target in targets {
+                self.note_stalled(target, from_id);
+            }
+            self.outboxes[*shard].push(message, targets);
+        }
+        for members in &route.groups {
+            delivered |= self.deliver_to_group(members, skipped, from_id, message, &mut shared_body);
+        }
+        delivered
+    }
+
+    /// One member gets it: from a random start the first that can take it, one that lags behind only if all do.
+    fn deliver_to_group(
+        &mut self,
+        members: &[Arc<Subscription>],
+        skipped: Option<u64>,
+        from_id: u64,
+        message: &Msg<'_>,
+        shared_body: &mut Option<Bytes>,
+    ) -> bool {
+        let start = if members.len() > 1 { self.random.usize(..members.len()) } else { 0 };
+        for accept_stalled in [false, true] {
+            for offset in 0..members.len() {
+                let target = &members[(start + offset) % members.len()];
+                let link = &target.link;
+                if link.is_closed() || Some(link.id) == skipped || link.is_stalled() != accept_stalled {
+                    continue;
+                }
+                let taken = if link.shard == self.index {
+                    self.deliver(target, message, shared_body, false)
+                } else {
+                    self.outboxes[link.shard].push(message, std::slice::from_ref(target));
+                    true
+                };
+                self.note_stalled(target, from_id);
+                if taken {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// The publisher of this batch will wait for a subscriber that is far behind - unless that is itself.
+    fn note_stalled(&mut self, target: &Subscription, from_id: u64) {
+        if target.link.is_stalled() && target.link.id != from_id {
+            self.wait_for = Some(Arc::clone(&target.link));
+        }
+    }
+
+    /// Appends `message` to what waits for a subscriber of this shard; returns whether it was taken.
+    ///
+    /// `shared_body` holds the body once it was copied for several subscribers.
+    pub(super) fn deliver(
+        &mut self,
+        target: &Arc<Subscription>,
+        message: &Msg<'_>,
+        shared_body: &mut Option<Bytes>,
+        to_several: bool,
+    ) -> bool {
+        let slot = target.link.slot;
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_deref_mut) else {
+            return false;
+        };
+        if conn.link.id != target.link.id || (target.is_partly_denied() && conn.is_denied(message.subject)) {
+            return false;
+        }
+        let delivery = target.count_delivery();
+        if delivery == Delivery::Ended {
+            return false;
+        }
+        if let Some(reply) = message.reply
+            && conn.entry.as_ref().is_some_and(|entry| entry.access.responses.is_some())
+        {
+            conn.expect_response(reply);
+        }
+
+        let headers = message.header_len.filter(|_| conn.says.headers);
+        // A client that did not declare headers gets the payload alone.
+        let skipped = if headers.is_none() { message.header_len.unwrap_or(0) } else { 0 };
+        let body = &message.body_crlf[skipped..];
+        let size = Decimal::new(body.len() - 2);
+        let header_size = Decimal::new(headers.unwrap_or(0));
+        let verb: &[u8] = if headers.is_some() { b"HMSG " } else { b"MSG " };
+        let (header_size, header_gap): (&[u8], &[u8]) =
+            if headers.is_some() { (header_size.as_bytes(), b" ") } else { (b"", b"") };
+        let (reply, reply_gap): (&[u8], &[u8]) = message.reply.map_or((b"", b""), |reply| (reply, b" "));
+        let line = [
+            verb,
+            message.subject,
+            target.spaced_sid(),
+            reply,
+            reply_gap,
+            header_size,
+            header_gap,
+            size.as_bytes(),
+            b"\r\n",
+        ];
+        if body.len() >= SHARE_BYTES_MIN && (message.frame.is_some() || to_several) {
+            let shared = match message.frame {
+                Some(frame) => frame.slice_ref(body),
+                None => shared_body
+                    .get_or_insert_with(|| Bytes::copy_from_slice(message.body_crlf))
+                    .slice(skipped..),
+            };
+            conn.outbound.append(&mut self.pool, &line);
+            conn.outbound.append_shared(shared);
+        } else {
+            let [verb, subject, sid, reply, gap, header_size, header_gap, size, end] = line;
+            conn.outbound.append(
+                &mut self.pool,
+                &[verb, subject, sid, reply, gap, header_size, header_gap, size, end, body],
+            );
+        }
+        self.stats.out_msgs += 1;
+        self.stats.out_bytes += (body.len() - 2) as u64;
+        if !conn.is_dirty {
+            conn.is_dirty = true;
+            self.dirty.push(slot);
+        }
+        if conn.outbound.len() > FLUSH_EARLY_BYTES {
+            self.bound(slot);
+        }
+        if delivery == Delivery::Last {
+            self.end_subscription(slot, target.sid());
+        }
+        true
+    }
+
+    /// Keeps a large backlog inside its limits: writes early, then paces the publishers, then gives up.
+    #[cold]
+    fn bound(&mut self, slot: usize) {
+        self.write(slot);
+        let (stall_bytes, pending_bytes_max) =
+            (self.shared.limits.stall_bytes(), self.shared.limits.pending_bytes_max);
+        let Some(conn) = self.at(slot) else {
+            return;
+        };
+        if conn.outbound.len() > pending_bytes_max {
+            self.close_slow_consumer(slot, "more waits for it than max_pending");
+        } else if conn.outbound.len() > stall_bytes {
+            conn.link.stall();
+        }
+    }
+
+    /// Tells a requester that nobody listens - if it asked with a subscription of its own (client.go).
+    #[cold]
+    fn send_no_responders(&mut self, slot: usize, reply: &[u8], subject: &[u8]) {
+        let mut block = Vec::with_capacity(64);
+        headers::write_no_responders(&mut block, subject);
+        let header_len = block.len();
+        block.extend_from_slice(b"\r\n");
+        self.send_to_self(slot, reply, Some(header_len), &block);
+    }
+
+    /// Delivers to the connection's own plain subscriptions only, so that a client cannot have the server speak to
+    /// others.
+    fn send_to_self(&mut self, slot: usize, subject: &[u8], header_len: Option<usize>, body_crlf: &[u8]) {
+        let route = self.routes.get(subject, &self.shared, self.index);
+        let message = Msg { subject, reply: None, header_len, body_crlf, frame: None };
+        for target in route.local.iter().filter(|target| target.link.slot == slot) {
+            if self.deliver(target, &message, &mut None, false) {
+                return;
+            }
+        }
+    }
+
+    #[cold]
+    fn answer_user_info(&mut self, slot: usize, publish: &Publish<'_>) -> bool {
+        self.acknowledge(slot);
+        let Some(entry) = self.at(slot).and_then(|conn| conn.entry.clone()) else {
+            return true;
+        };
+        let Some(reply) = publish.reply else {
+            return true;
+        };
+        let permissions = &entry.identity.permissions;
+        let rules = |rules: &crate::permissions::Rules| json!({ "allow": rules.allow, "deny": rules.deny });
+        let mut data =
+            json!({ "user": entry.public_name().unwrap_or(&entry.identity.name), "account": "$G" });
+        if !entry.is_anonymous() {
+            data["permissions"] =
+                json!({ "publish": rules(&permissions.publish), "subscribe": rules(&permissions.subscribe) });
+        }
+        let server = json!({ "name": self.shared.server_name, "id": self.shared.server_id,
+            "host": self.shared.listen.ip().to_string(), "ver": crate::connect::CLAIMED_VERSION });
+        let mut body = json!({ "server": server, "data": data }).to_string().into_bytes();
+        body.extend_from_slice(b"\r\n");
+        self.send_to_self(slot, reply, None, &body);
+        true
+    }
+}

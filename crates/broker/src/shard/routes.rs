@@ -1,0 +1,152 @@
+//! The answers of the trie, kept per shard: from a subject to the subscriptions that get it, sorted by what must be
+//! done for them. One atomic load tells whether an answer still holds.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use ostler_broker_proto::Matches;
+
+use crate::link::Subscription;
+use crate::shared::Shared;
+
+/// Subjects kept. nats-server keeps 1024 for all; a shard forgets all of them when it has more.
+const ROUTES_MAX: usize = 4096;
+
+/// Who gets messages of one subject, seen from one shard.
+#[derive(Debug, Default)]
+pub(crate) struct Route {
+    /// Plain subscriptions of this shard.
+    pub(crate) local: Vec<Arc<Subscription>>,
+    /// Plain subscriptions of other shards; only shards that have some.
+    pub(crate) remote: Vec<(usize, Vec<Arc<Subscription>>)>,
+    /// Members of queue groups, wherever they are.
+    pub(crate) groups: Vec<Vec<Arc<Subscription>>>,
+}
+
+impl Route {
+    fn new(matches: Matches<Arc<Subscription>>, shard: usize) -> Self {
+        let mut route = Self::default();
+        for subscription in matches.plain {
+            let owner = subscription.link.shard;
+            if owner == shard {
+                route.local.push(subscription);
+                continue;
+            }
+            match route.remote.iter_mut().find(|(known, _)| *known == owner) {
+                Some((_, list)) => list.push(subscription),
+                None => route.remote.push((owner, vec![subscription])),
+            }
+        }
+        route.groups = matches.queues.into_iter().map(|group| group.members).collect();
+        route
+    }
+}
+
+/// Routes by subject.
+#[derive(Default)]
+pub(crate) struct Routes {
+    known: HashMap<Box<[u8]>, Known, BuildHasherDefault<SubjectHasher>>,
+    /// The one used last: a batch mostly repeats its subject, and comparing is cheaper than hashing.
+    last: Option<Known>,
+    last_subject: Vec<u8>,
+}
+
+#[derive(Clone)]
+struct Known {
+    generation: u64,
+    route: Rc<Route>,
+}
+
+impl Routes {
+    /// The route of `subject` as of this moment.
+    pub(crate) fn get(&mut self, subject: &[u8], shared: &Shared, shard: usize) -> Rc<Route> {
+        let generation = shared.generation();
+        if let Some(known) = &self.last
+            && known.generation == generation
+            && self.last_subject == subject
+        {
+            return Rc::clone(&known.route);
+        }
+        let known = match self.known.get(subject) {
+            Some(known) if known.generation == generation => known.clone(),
+            _ => self.learn(subject, shared, shard),
+        };
+        let route = Rc::clone(&known.route);
+        self.last = Some(known);
+        self.last_subject.clear();
+        self.last_subject.extend_from_slice(subject);
+        route
+    }
+
+    #[cold]
+    fn learn(&mut self, subject: &[u8], shared: &Shared, shard: usize) -> Known {
+        let (generation, matches) = shared.read_subscriptions(|sublist| sublist.matches(subject));
+        let known = Known { generation, route: Rc::new(Route::new(matches, shard)) };
+        if self.known.len() >= ROUTES_MAX {
+            self.known.clear();
+        }
+        self.known.insert(subject.into(), known.clone());
+        known
+    }
+
+    /// Forgets answers that no longer hold: they keep closed connections in memory.
+    pub(crate) fn sweep(&mut self, shared: &Shared) {
+        let generation = shared.generation();
+        self.known.retain(|_, known| known.generation == generation);
+        self.last.take_if(|known| known.generation != generation);
+    }
+}
+
+/// Multiply and fold, eight bytes at a time. Not proof against chosen collisions: the table is small and is emptied
+/// when full, so the worst a client can do is slow itself down.
+#[derive(Default)]
+pub(crate) struct SubjectHasher(u64);
+
+impl SubjectHasher {
+    fn mix(&mut self, word: u64) {
+        // The odd constant of the golden ratio; the high half of the product carries into the low one.
+        let product = u128::from(self.0 ^ word) * 0x9E37_79B9_7F4A_7C15;
+        self.0 = (product as u64) ^ ((product >> 64) as u64);
+    }
+}
+
+impl Hasher for SubjectHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            self.mix(u64::from_le_bytes(chunk.try_into().expect("chunks of eight")));
+        }
+        let rest = chunks.remainder();
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.mix(u64::from_le_bytes(last) ^ ((bytes.len() as u64) << 56));
+    }
+
+    /// The length in front of a slice; [`write`](Self::write) mixes it in already.
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        // hashbrown takes its tag from the top bits and its bucket from the low ones.
+        self.0 ^ (self.0 << 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn similar_subjects_hash_apart() {
+        let hash = |subject: String| {
+            let mut hasher = SubjectHasher::default();
+            hasher.write(subject.as_bytes());
+            hasher.finish()
+        };
+        let mut seen: Vec<u64> = (0..10_000).map(|n| hash(format!("agent.a{n}.heartbeat"))).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 10_000);
+    }
+}
