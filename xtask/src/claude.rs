@@ -18,7 +18,7 @@ const VERSION: &str = "2.1.329";
 const PROGRAM: &str = "claude/claude";
 
 /// Makes sure that the pinned version is in `rig`, and returns the program's path.
-pub fn install(rig: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn install(rig: &Path) -> anyhow::Result<PathBuf> {
     let program = rig.join(PROGRAM);
     if version_of(&program).is_some_and(|version| version == VERSION) {
         println!("setup: Claude Code {VERSION} is there");

@@ -1,5 +1,6 @@
 //! The project's own chores, as `cargo xtask <chore>`. Nothing here is part of the product.
 
+mod claude;
 mod protocol;
 mod setup;
 mod shell;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::shell;
+use crate::{claude, shell};
 
 /// The folder for installed things; git ignores it.
 const RIG: &str = ".rig";
@@ -21,6 +21,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let rig = root.join(RIG);
     fs::create_dir_all(&rig).with_context(|| format!("cannot create {}", rig.display()))?;
     python(root, &rig)?;
+    claude::install(&rig)?;
     if !shell::succeeds("cargo", &["nextest", "--version"]) {
         println!("setup: cargo-nextest is not installed; the tests run with `cargo test`");
     }
