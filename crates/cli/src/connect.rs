@@ -1,0 +1,186 @@
+//! Finds the daemon of a state directory and connects to its bus with the operator's credential.
+
+use std::path::{Path, PathBuf};
+
+use ostler_client::{Bus, Client, Options};
+use ostler_wire::{AgentId, AgentSummary, ENDPOINT_FILE, Endpoint, JsonMap, ListReply, NodeId, Subject};
+
+use crate::exit::{Exit, Failure, Outcome};
+
+/// File name of the operator's credential in the state directory.
+pub(crate) const OPERATOR_KEY_FILE: &str = "operator.nk";
+
+/// The operator may listen under this prefix only.
+const INBOX_PREFIX: &str = "_INBOX.operator";
+
+/// The places the command works with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Places {
+    /// The daemon's state directory.
+    pub(crate) state_dir: PathBuf,
+    /// The configuration file.
+    pub(crate) config: PathBuf,
+    /// True when the person named the configuration file: then it must exist.
+    pub(crate) config_is_given: bool,
+}
+
+impl Places {
+    /// Takes what was given and fills the rest from the environment, as the XDG base directory specification says:
+    /// "All paths set in these environment variables must be absolute. If an implementation encounters a relative
+    /// path in any of these variables it should consider the path invalid and ignore it."
+    pub(crate) fn resolve(
+        state_dir: Option<PathBuf>,
+        config: Option<PathBuf>,
+        env: impl Fn(&str) -> Option<PathBuf>,
+    ) -> Outcome<Self> {
+        let base = |variable: &str, below_home: &str| {
+            let set = env(variable).filter(|path| path.is_absolute());
+            set.or_else(|| env("HOME").filter(|home| home.is_absolute()).map(|home| home.join(below_home)))
+        };
+        let homeless = |flag: &str| {
+            Failure::new(Exit::BadInput, "the environment variable HOME is not set to an absolute path")
+                .hint(format!("set HOME, or give {flag}"))
+        };
+        let absolute = |path: PathBuf| {
+            std::path::absolute(&path)
+                .map_err(|error| Failure::io(format!("the path `{}` cannot be used", path.display()), &error))
+        };
+        let config_is_given = config.is_some();
+        let state_dir = match state_dir {
+            Some(path) => absolute(path)?,
+            None => {
+                base("XDG_STATE_HOME", ".local/state").ok_or_else(|| homeless("--state-dir"))?.join("ostler")
+            }
+        };
+        let config = match config {
+            Some(path) => absolute(path)?,
+            None => base("XDG_CONFIG_HOME", ".config")
+                .ok_or_else(|| homeless("--config"))?
+                .join("ostler/config.toml"),
+        };
+        Ok(Self { state_dir, config, config_is_given })
+    }
+
+    /// Where the daemon says how to reach it.
+    pub(crate) fn endpoint_file(&self) -> PathBuf {
+        self.state_dir.join(ENDPOINT_FILE)
+    }
+}
+
+/// Reads what the last daemon of the state directory left; `None` when there is no such file.
+pub(crate) fn read_endpoint(path: &Path) -> Outcome<Option<Endpoint>> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::io(format!("{} cannot be read", path.display()), &error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|error| {
+        let path = path.to_owned();
+        ostler_client::Error::BadEndpoint { path, reason: error.to_string() }.into()
+    })
+}
+
+/// A connection to a running daemon.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(crate) node: NodeId,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl Session {
+    /// Connects, or says that no daemon runs and how to start one.
+    pub(crate) async fn open(places: &Places) -> Outcome<Self> {
+        let file = places.endpoint_file();
+        let endpoint = read_endpoint(&file)?.ok_or_else(|| no_daemon(places))?;
+        let options = Options::new("ostler-cli", Bus::File(file), places.state_dir.join(OPERATOR_KEY_FILE))
+            .inbox_prefix(INBOX_PREFIX);
+        let client = Client::connect(options).await.map_err(|error| match error {
+            ostler_client::Error::Unreachable { .. } => no_daemon(places),
+            other => other.into(),
+        })?;
+        Ok(Self { client, node: endpoint.node.clone(), endpoint })
+    }
+
+    /// All agents of the node.
+    pub(crate) async fn agents(&self) -> Outcome<ListReply> {
+        Ok(self.client.request(&Subject::NodeAgents(self.node.clone()), &JsonMap::new()).await?)
+    }
+
+    /// One agent, or the failure that names it.
+    pub(crate) async fn agent(&self, id: &AgentId) -> Outcome<AgentSummary> {
+        let agents = self.agents().await?.agents;
+        agents.into_iter().find(|agent| agent.agent_id == *id).ok_or_else(|| unknown_agent(id))
+    }
+
+    /// Asks an agent's host. A host that does not answer is explained by what the node knows about the agent.
+    pub(crate) async fn ask_host<R: serde::de::DeserializeOwned>(
+        &self,
+        id: &AgentId,
+        subject: &Subject,
+        message: &(impl serde::Serialize + ?Sized),
+    ) -> Outcome<R> {
+        match self.client.request(subject, message).await {
+            Err(ostler_client::Error::NoResponders { .. }) => Err(not_running(&self.agent(id).await?)),
+            answer => Ok(answer?),
+        }
+    }
+}
+
+/// What every verb that needs a daemon says when there is none.
+pub(crate) fn no_daemon(places: &Places) -> Failure {
+    Failure::new(
+        Exit::NoDaemon,
+        format!("no daemon runs for the state directory {}", places.state_dir.display()),
+    )
+    .hint(crate::exit::START_HINT)
+}
+
+/// The name is nobody's.
+pub(crate) fn unknown_agent(id: &AgentId) -> Failure {
+    Failure::new(Exit::UnknownAgent, format!("there is no agent `{id}`"))
+        .hint("list all agents with: ostler ps -a")
+}
+
+fn not_running(agent: &AgentSummary) -> Failure {
+    let id = &agent.agent_id;
+    Failure::new(Exit::Refused, format!("agent `{id}` does not run: it is {}", agent.state))
+        .hint(format!("start it again with: ostler restart {id}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(env: &[(&str, &str)]) -> Outcome<Places> {
+        let env: Vec<(String, PathBuf)> =
+            env.iter().map(|(k, v)| ((*k).to_owned(), PathBuf::from(v))).collect();
+        Places::resolve(None, None, |name| {
+            env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+        })
+    }
+
+    #[test]
+    fn xdg_variables_come_before_home_and_relative_ones_are_ignored() {
+        let places =
+            resolve(&[("HOME", "/h"), ("XDG_STATE_HOME", "/s"), ("XDG_CONFIG_HOME", "rel")]).unwrap();
+        assert_eq!(places.state_dir, PathBuf::from("/s/ostler"));
+        assert_eq!(places.config, PathBuf::from("/h/.config/ostler/config.toml"));
+        assert_eq!(places.endpoint_file(), PathBuf::from("/s/ostler/daemon.json"));
+    }
+
+    #[test]
+    fn without_home_the_failure_names_the_flag() {
+        let failure = resolve(&[]).unwrap_err();
+        assert_eq!(failure.exit, Exit::BadInput);
+        assert!(failure.hint.unwrap().contains("--state-dir"));
+    }
+
+    #[test]
+    fn a_missing_address_file_is_no_error_and_a_broken_one_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(ENDPOINT_FILE);
+        assert_eq!(read_endpoint(&path), Ok(None));
+        std::fs::write(&path, "{").unwrap();
+        assert_eq!(read_endpoint(&path).unwrap_err().exit, Exit::NoDaemon);
+    }
+}

@@ -1,0 +1,82 @@
+//! Waits until an agent is in a wanted state: by its publications, and by asking in case one was missed.
+
+use std::time::Duration;
+
+use ostler_client::Subscription;
+use ostler_wire::{AgentId, AgentState, StatusMessage, Subject};
+use tokio::time::Instant;
+
+use crate::connect::Session;
+use crate::exit::{Exit, Failure, Outcome};
+
+/// How often the node is asked while no publication tells.
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Listens to an agent's state; open it before asking for the change.
+pub(crate) struct StateWatch<'a> {
+    session: &'a Session,
+    agent: &'a AgentId,
+    statuses: Subscription,
+    ask: tokio::time::Interval,
+}
+
+impl<'a> StateWatch<'a> {
+    pub(crate) async fn open(session: &'a Session, agent: &'a AgentId) -> Outcome<Self> {
+        let statuses = session.client.subscribe(Subject::status(agent).to_string()).await?;
+        let mut ask = tokio::time::interval_at(Instant::now() + ASK_INTERVAL, ASK_INTERVAL);
+        ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Ok(Self { session, agent, statuses, ask })
+    }
+
+    /// Waits for a state that is `wanted`.
+    ///
+    /// An agent that is removed meanwhile counts as terminated.
+    pub(crate) async fn until(
+        &mut self,
+        wanted: impl Fn(AgentState) -> bool,
+        patience: Duration,
+    ) -> Outcome<AgentState> {
+        match tokio::time::timeout(patience, self.wait(wanted)).await {
+            Ok(state) => state,
+            Err(_) => Err(self.too_late(patience)),
+        }
+    }
+
+    /// Waits for as long as it takes until no process of the agent is left. Cancel-safe.
+    pub(crate) async fn ended(&mut self) -> Outcome<AgentState> {
+        self.wait(|state| !state.is_live()).await
+    }
+
+    async fn wait(&mut self, wanted: impl Fn(AgentState) -> bool) -> Outcome<AgentState> {
+        loop {
+            let state = tokio::select! {
+                message = self.statuses.next() => match message {
+                    // A query on the same subject has a reply inbox and is no publication.
+                    Some(message) if message.reply.is_none() => message.json::<StatusMessage>().ok().map(|s| s.state),
+                    Some(_) => None,
+                    None => return Err(ostler_client::Error::Closed("while waiting for the agent".into()).into()),
+                },
+                _ = self.ask.tick() => self.ask().await?,
+            };
+            if let Some(state) = state.filter(|state| wanted(*state)) {
+                return Ok(state);
+            }
+        }
+    }
+
+    /// What the node knows; nothing while the daemon is away, the agent goes on without it.
+    async fn ask(&self) -> Outcome<Option<AgentState>> {
+        match self.session.agent(self.agent).await {
+            Ok(agent) => Ok(Some(agent.state)),
+            Err(failure) if failure.exit == Exit::UnknownAgent => Ok(Some(AgentState::Terminated)),
+            Err(failure) if matches!(failure.exit, Exit::NoDaemon | Exit::Timeout) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn too_late(&self, patience: Duration) -> Failure {
+        let id = self.agent;
+        Failure::new(Exit::Timeout, format!("agent `{id}` has not ended within {} s", patience.as_secs()))
+            .hint(format!("wait longer with --timeout, or end it at once with: ostler kill {id}"))
+    }
+}
