@@ -5,6 +5,8 @@ use super::{Finding, Source};
 /// Folders that exist on one person's machine. Each is written in two halves so that this file passes its own rule.
 const MACHINE_PATHS: &[&str] =
     &[concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/"), concat!("/Us", "ers/")];
+/// Users that stand for anybody, in examples and in captures that were cleaned.
+const ANYBODY: &[&str] = &["agent", "user", "you"];
 /// Options and keys by which the address of a package registry gets into a file.
 const REGISTRY_KEYS: &[&str] = &[
     concat!("--index", "-url"),
@@ -44,9 +46,10 @@ fn machine_path(line: &str) -> Option<&'static str> {
     MACHINE_PATHS.iter().copied().find(|prefix| {
         line.match_indices(prefix).any(|(at, _)| {
             let before = line[..at].chars().next_back();
-            let after = line[at + prefix.len()..].chars().next();
+            let name =
+                line[at + prefix.len()..].split(|c: char| !(c.is_alphanumeric() || "._-".contains(c))).next();
             before.is_none_or(|c| c.is_whitespace() || "\"'`(=:[<".contains(c))
-                && after.is_some_and(|c| c.is_alphanumeric() || c == '.' || c == '_')
+                && name.is_some_and(|name| !name.is_empty() && !ANYBODY.contains(&name))
         })
     })
 }
@@ -86,6 +89,8 @@ mod tests {
             assert_eq!(found(&format!("see `{prefix}someone/file`\n")), 1, "{prefix}");
         }
         assert_eq!(found("https://example.org/home/page and /usr/bin/env\n"), 0);
+        assert_eq!(found(concat!("cd /ho", "me/agent/project\n")), 0);
+        assert_eq!(found(concat!("cd /ho", "me/agents/project\n")), 1);
     }
 
     #[test]
