@@ -1,5 +1,6 @@
 //! A server and raw-socket clients for the tests: bytes in, bytes out, nothing in between that could be wrong too.
-#![expect(dead_code, clippy::unwrap_used, reason = "each test file uses its part of it")]
+#![allow(dead_code, reason = "each test file uses its part of it, so an expectation fails in some")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -118,7 +119,7 @@ impl Raw {
                 }
                 Parsed::Op { op, .. } => panic!("expected a message, got {op:?}"),
                 Parsed::Incomplete { .. } => {
-                    assert!(self.fill(), "connection closed while a message was expected")
+                    assert!(self.fill(), "connection closed while a message was expected");
                 }
             }
         }

@@ -1,0 +1,233 @@
+//! Clients that misbehave: the server closes them and nobody else notices.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{DEADLINE, Raw, eventually, local, open_server};
+
+/// A subscriber that reads nothing.
+fn deaf(server: &ostler_broker::Server, subject: &str) -> Raw {
+    let mut raw = Raw::connect(server.local_addr());
+    raw.send(format!("SUB {subject} 1\r\n"));
+    raw.sync();
+    raw
+}
+
+fn publish(subject: &str, size: usize) -> Vec<u8> {
+    let mut frame = format!("PUB {subject} {size}\r\n").into_bytes();
+    frame.resize(frame.len() + size, b'x');
+    frame.extend(b"\r\n");
+    frame
+}
+
+#[test]
+fn half_a_frame_and_a_hang_up_leave_nothing_behind() {
+    let server = open_server();
+    let mut witness = deaf(&server, "a");
+    for half in ["PU", "PUB a 100\r\nhalf", "SUB ", "CONNECT {\"ver", "HPUB a 12 20\r\nNATS/1.0\r\n"] {
+        let mut client = Raw::connect(server.local_addr());
+        client.send(half);
+        client.hang_up();
+    }
+    eventually("all are gone", || server.stats().connections == 1);
+    assert_eq!(server.stats().in_msgs, 0);
+    witness.sync();
+}
+
+#[test]
+fn an_oversized_payload_is_refused_while_it_is_still_being_sent() {
+    let server = local().max_payload(1000).allow_anonymous().start().unwrap();
+    let mut client = Raw::connect(server.local_addr());
+    let mut writer = client.stream.try_clone().unwrap();
+    // The client goes on sending; the words must reach it all the same.
+    let sender = std::thread::spawn(move || {
+        let _ = writer.write_all(&publish("a", 4 << 20));
+    });
+    assert_eq!(client.until_closed(), "-ERR 'Maximum Payload Violation'\r\n");
+    drop(client);
+    sender.join().unwrap();
+}
+
+#[test]
+fn garbage_from_many_clients_at_once_disturbs_nobody() {
+    for shards in [1, 2] {
+        let server = local().shards(shards).allow_anonymous().start().unwrap();
+        let mut good = deaf(&server, "good");
+        let address = server.local_addr();
+        let garbage: Vec<_> = (0..64u64)
+            .map(|seed| {
+                std::thread::spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(seed);
+                    for _ in 0..10 {
+                        let mut stream = TcpStream::connect(address).unwrap();
+                        let mut bytes: Vec<u8> = (0..random.usize(1..2000)).map(|_| random.u8(..)).collect();
+                        if random.bool() {
+                            bytes.splice(0..0, b"CONNECT {}\r\nPUB a 100\r\n".iter().copied());
+                        }
+                        // The server may hang up before all is written.
+                        let _ = stream.write_all(&bytes);
+                    }
+                })
+            })
+            .collect();
+        let mut publisher = Raw::connect(address);
+        for n in 0..1000 {
+            publisher.send(format!("PUB good {}\r\n{n}\r\n", n.to_string().len()));
+            assert_eq!(good.message().payload, n.to_string().as_bytes());
+        }
+        garbage.into_iter().for_each(|thread| thread.join().unwrap());
+        eventually("only the good are left", || server.stats().connections == 2);
+        assert!(server.is_running());
+    }
+}
+
+#[test]
+fn a_slow_reader_is_cut_off_and_the_others_get_everything() {
+    let server = local().shards(1).max_pending(4 << 20).allow_anonymous().start().unwrap();
+    let slow = deaf(&server, "a");
+    let mut quick = deaf(&server, "a");
+    let mut publisher = Raw::connect(server.local_addr());
+    let writer = std::thread::spawn(move || {
+        for _ in 0..2000 {
+            publisher.send(publish("a", 16 << 10));
+        }
+        publisher.sync();
+    });
+    for _ in 0..2000 {
+        assert_eq!(quick.message().payload.len(), 16 << 10);
+    }
+    writer.join().unwrap();
+    assert_eq!(server.stats().slow_consumers, 1);
+    assert_eq!(server.stats().connections, 2);
+    // Cut off without a word.
+    let mut slow = slow;
+    assert!(!slow.until_closed().contains("-ERR"));
+}
+
+#[test]
+fn a_reader_that_takes_nothing_within_the_write_deadline_is_cut_off() {
+    let server = local().write_deadline(Duration::from_millis(100)).allow_anonymous().start().unwrap();
+    let _slow = deaf(&server, "a");
+    let mut publisher = Raw::connect(server.local_addr());
+    // More than the kernel buffers, less than max_pending.
+    for _ in 0..24 {
+        publisher.send(publish("a", 1 << 20));
+    }
+    publisher.sync();
+    eventually("it is cut off", || server.stats().slow_consumers == 1);
+}
+
+/// Publishes until told to stop; the count tells whether it is stuck.
+fn endless_publisher(
+    address: std::net::SocketAddr,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut client = Raw::connect(address);
+        let frame = publish("a", 64 << 10);
+        while !stop.load(Ordering::Relaxed) {
+            client.send(&frame);
+            sent.fetch_add(1, Ordering::Relaxed);
+        }
+        client.sync();
+    })
+}
+
+#[test]
+fn a_stalled_publisher_goes_on_as_soon_as_its_subscriber_dies() {
+    for shards in [1, 2] {
+        // It would wait for ten minutes: only the subscriber's death can release it in time.
+        let server = local()
+            .shards(shards)
+            .max_pending(8 << 20)
+            .stall_max(Duration::from_secs(600))
+            .write_deadline(Duration::from_secs(600))
+            .allow_anonymous()
+            .start()
+            .unwrap();
+        let mut subscriber = deaf(&server, "a");
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let publisher = endless_publisher(server.local_addr(), Arc::clone(&stop), Arc::clone(&sent));
+        // Stalled means: nothing moved for a while. A false "stalled" only makes the test easier to pass.
+        let mut last = (sent.load(Ordering::Relaxed), Instant::now());
+        eventually("the publisher is stalled", || {
+            let now = sent.load(Ordering::Relaxed);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            now > 0 && last.1.elapsed() > Duration::from_millis(300)
+        });
+        assert_eq!(server.stats().slow_consumers, 0, "it was paced, not cut off");
+        // Another client is served meanwhile.
+        Raw::connect(server.local_addr()).sync();
+        let stalled_at = sent.load(Ordering::Relaxed);
+        subscriber.hang_up();
+        eventually("the publisher goes on", || sent.load(Ordering::Relaxed) > stalled_at + 1000);
+        stop.store(true, Ordering::Relaxed);
+        publisher.join().unwrap();
+    }
+}
+
+#[test]
+fn a_publisher_faster_than_its_subscriber_is_paced_and_nothing_is_lost() {
+    for shards in [1, 2] {
+        let server = local()
+            .shards(shards)
+            .max_pending(8 << 20)
+            .stall_max(DEADLINE)
+            .allow_anonymous()
+            .start()
+            .unwrap();
+        let mut subscriber = deaf(&server, "a");
+        let mut publisher = Raw::connect(server.local_addr());
+        let writer = std::thread::spawn(move || {
+            for n in 0..2000u32 {
+                let mut frame = b"PUB a 20000\r\n".to_vec();
+                frame.extend(n.to_be_bytes());
+                frame.resize(frame.len() + 20_000 - 4, 0);
+                frame.extend(b"\r\n");
+                publisher.send(frame);
+            }
+            publisher.sync();
+        });
+        for n in 0..2000u32 {
+            if n % 500 == 0 {
+                // Lets the backlog grow to where the publisher is paced.
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            assert_eq!(subscriber.message().payload[..4], n.to_be_bytes(), "{shards} shards");
+        }
+        writer.join().unwrap();
+        assert_eq!(server.stats().slow_consumers, 0);
+    }
+}
+
+#[test]
+fn thousands_of_connections_come_and_go() {
+    let server = local().shards(2).allow_anonymous().start().unwrap();
+    let address = server.local_addr();
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            std::thread::spawn(move || {
+                for _ in 0..150 {
+                    let mut client = Raw::connect(address);
+                    client.send("SUB a 1\r\nSUB b.* q 2\r\n");
+                    client.sync();
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    eventually("nothing is left", || {
+        let stats = server.stats();
+        stats.connections == 0 && stats.subscriptions == 0
+    });
+    assert_eq!(server.stats().connections_total, 1200);
+}
