@@ -1,5 +1,4 @@
 //! Clients that misbehave: the server closes them and nobody else notices.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 mod common;
 
