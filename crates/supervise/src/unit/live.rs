@@ -190,14 +190,21 @@ impl Drop for Live {
     }
 }
 
-/// Kills a tree whose end cannot be waited for asynchronously.
+/// Kills a tree whose end cannot be waited for asynchronously. Blocks for some milliseconds.
 fn kill_unwatched(child: &mut Child, tree: &Tree) {
-    tree.kill_once();
-    let _ = child.kill();
+    let _ = platform::signal_group(child.id(), Signal::Kill);
+    for _ in 0..UNWATCHED_ROUNDS_MAX {
+        if tree.kill_once() == 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
     // Killed, it ends within a moment; not waiting would leave a zombie.
     let _ = child.wait();
-    tree.kill_once();
 }
+
+/// A tree that outlives this many passes is left to the guard.
+const UNWATCHED_ROUNDS_MAX: usize = 200;
 
 type Attached = (AsyncFd<OwnedFd>, Stdin, OutPipe, OutPipe);
 
