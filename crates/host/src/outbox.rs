@@ -208,7 +208,7 @@ impl Outbox {
         self.silent_since = (!self.entries.is_empty()).then_some(now);
         if ack.rewind {
             self.rewind(ack.recorded, now, wall);
-        } else if progress && suspected && !self.catching_up {
+        } else if progress && suspected {
             // It was silent and lives again: what followed the resent part may be lost as well.
             self.go_back(now);
         }
