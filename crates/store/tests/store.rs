@@ -141,7 +141,7 @@ async fn event_numbers_survive_trimming() {
             (1..=5)
                 .map(|seq| Write::AppendEvent(event(seq, Some("a"))))
                 .chain([Write::Announced(5)])
-                .collect(),
+                .collect::<Vec<_>>(),
         )
         .await
         .unwrap();

@@ -1,0 +1,122 @@
+//! The state directory: what lies where, and the few ways files are written there.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use ostler_wire::{AgentId, ENDPOINT_FILE, HOST_LOCK_FILE, RunId};
+use serde::Serialize;
+
+use crate::Error;
+
+/// Where a daemon keeps everything.
+///
+/// ```text
+/// lock               held while a daemon runs
+/// daemon.json        where the bus is, while a daemon runs
+/// bus.port           the port of the last start, taken again when the configuration leaves the choice
+/// ostler.db          desired state, runs, output, events
+/// operator.nk        the person's credential
+/// engine.nk          the daemon's own
+/// daemon.log         written by `ostler up --detach`
+/// agents/<id>/       host.nk agent.nk host.lock session runs/<run id>/
+/// ```
+#[derive(Debug, Clone)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// The directory at `path`; nothing is made yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The file that says where the bus is.
+    pub fn endpoint(&self) -> PathBuf {
+        self.0.join(ENDPOINT_FILE)
+    }
+
+    /// The person's credential.
+    pub fn operator_key(&self) -> PathBuf {
+        self.0.join("operator.nk")
+    }
+
+    /// The log of a detached daemon.
+    pub fn log(&self) -> PathBuf {
+        self.0.join("daemon.log")
+    }
+
+    pub(crate) fn engine_key(&self) -> PathBuf {
+        self.0.join("engine.nk")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    pub(crate) fn port(&self) -> PathBuf {
+        self.0.join("bus.port")
+    }
+
+    /// The database.
+    pub fn database(&self) -> PathBuf {
+        self.0.join("ostler.db")
+    }
+
+    pub(crate) fn agents(&self) -> PathBuf {
+        self.0.join("agents")
+    }
+
+    /// One agent's directory.
+    pub fn agent(&self, agent: &AgentId) -> PathBuf {
+        self.agents().join(agent.as_str())
+    }
+
+    pub(crate) fn host_key(&self, agent: &AgentId) -> PathBuf {
+        self.agent(agent).join("host.nk")
+    }
+
+    pub(crate) fn agent_key(&self, agent: &AgentId) -> PathBuf {
+        self.agent(agent).join("agent.nk")
+    }
+
+    pub(crate) fn host_lock(&self, agent: &AgentId) -> PathBuf {
+        self.agent(agent).join(HOST_LOCK_FILE)
+    }
+
+    /// One run's directory.
+    pub fn run(&self, agent: &AgentId, run: RunId) -> PathBuf {
+        self.agent(agent).join("runs").join(run.to_string())
+    }
+
+    /// The agents that have a directory.
+    pub(crate) fn agent_ids(&self) -> Vec<AgentId> {
+        let Ok(entries) = fs::read_dir(self.agents()) else { return Vec::new() };
+        entries.flatten().filter_map(|entry| AgentId::parse(entry.file_name().to_str()?).ok()).collect()
+    }
+}
+
+/// Makes a directory and its parents, for the owner alone.
+pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::File {
+        path: path.to_owned(),
+        verb: "made",
+        source,
+    })
+}
+
+/// Replaces a file by `value` as JSON: readers see the old content or the new, never half of one.
+pub(crate) fn replace_json<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // A temporary file is made with mode 0600, which is what we want of everything here.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    serde_json::to_writer_pretty(&mut file, value)?;
+    file.write_all(b"\n")?;
+    file.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Who may connect to the bus, and what they may say there: least privilege for each.
+//!
+//! | identity | publishes | subscribes |
+//! |---|---|---|
+//! | engine, operator | everything | everything |
+//! | host of agent X | `agent.X.>`, answers | `agent.X.>`, `_INBOX.host-X.>` |
+//! | agent X | `agent.X.>` but its state, output and definition; `tools.call`; answers | `agent.X.>`, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
+//!
+//! So no agent can read another's traffic or speak in its name, and only its host may publish its state.
+
+use std::path::Path;
+
+use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Users};
+use ostler_client::{create_key, read_public_key};
+use ostler_wire::{AgentId, Subject};
+
+use crate::{Error, StateDir};
+
+/// Admits the daemon, the person and every agent that has a directory; makes the first two credentials when missing.
+pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
+    let users = Users::new();
+    admit(&users, "engine", &key(&state.engine_key())?, Permissions::all())?;
+    admit(&users, "operator", &key(&state.operator_key())?, Permissions::all())?;
+    for agent in state.agent_ids() {
+        // Without its keys the directory is a leftover of a launch that did not happen.
+        if state.host_key(&agent).exists() && state.agent_key(&agent).exists() {
+            admit_agent(&users, state, &agent)?;
+        }
+    }
+    Ok(users)
+}
+
+/// Admits an agent and its host; makes their credentials when missing.
+pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> Result<(), Error> {
+    let own = Subject::all_of_agent(agent);
+    let host = Permissions {
+        publish: Rules::allow([own.clone()]),
+        subscribe: Rules::allow([own.clone(), format!("_INBOX.host-{agent}.>")]),
+        allow_responses: Some(AllowResponses::default()),
+    };
+    admit(users, &host_name(agent), &key(&state.host_key(agent))?, host)?;
+    let not_its_own = [
+        Subject::status(agent),
+        Subject::output(agent),
+        Subject::spawn(agent),
+        Subject::remove(agent),
+        Subject::shutdown(agent),
+        Subject::stop_response(agent),
+    ];
+    let agent_permissions = Permissions {
+        publish: Rules::allow([own.clone(), Subject::ToolsCall.to_string()])
+            .deny(not_its_own.map(|subject| subject.to_string())),
+        subscribe: Rules::allow([
+            own,
+            Subject::CaptainDecision.to_string(),
+            Subject::CaptainBroadcast.to_string(),
+            format!("_INBOX.{agent}.>"),
+        ]),
+        allow_responses: Some(AllowResponses::default()),
+    };
+    admit(users, &agent_name(agent), &key(&state.agent_key(agent))?, agent_permissions)
+}
+
+/// Takes both credentials back; their connections are closed.
+pub(crate) fn expel_agent(users: &Users, agent: &AgentId) {
+    users.remove(&host_name(agent));
+    users.remove(&agent_name(agent));
+}
+
+fn host_name(agent: &AgentId) -> String {
+    format!("host {agent}")
+}
+
+fn agent_name(agent: &AgentId) -> String {
+    format!("agent {agent}")
+}
+
+fn key(path: &Path) -> Result<String, Error> {
+    Ok(if path.exists() { read_public_key(path)? } else { create_key(path)? })
+}
+
+fn admit(users: &Users, name: &str, public_key: &str, permissions: Permissions) -> Result<(), Error> {
+    let identity =
+        Identity { name: name.to_owned(), credential: Credential::Nkey(public_key.to_owned()), permissions };
+    users.set(identity).map_err(|error| Error::Identity(error.to_string()))
+}

@@ -1,0 +1,296 @@
+//! This machine, as the engine needs it: starts hosts, finds them again, clears up after them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ostler_broker::Users;
+use ostler_engine::{Adoption, HostGone, LaunchPlan, Node, Notice};
+use ostler_supervise::platform::{self, Cgroup, LockError};
+use ostler_wire::{
+    AgentId, AgentKind, ErrorCode, ErrorReply, HOST_FILE, HOST_LOG_FILE, HostRecord, NodeId, OutputMessage,
+    ProcessIdentity, RunId, RunSpec, SPEC_FILE, SPOOL_FILE, SpawnRequest,
+};
+use tokio::runtime;
+use tokio::sync::mpsc;
+
+use crate::files::{make_dir, replace_json};
+use crate::{Error, StateDir, identities};
+
+/// How long a host that holds its lock may take to say who it is.
+const RECORD_PATIENCE: Duration = Duration::from_secs(3);
+/// How often is looked meanwhile, and for the end of a host the kernel gives no descriptor for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Directories of earlier runs kept per agent, for their host logs.
+const RUN_DIRS_KEPT: usize = 5;
+
+/// What the machine needs to know.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) state: StateDir,
+    pub(crate) node: NodeId,
+    pub(crate) users: Users,
+    /// The program to start hosts with: this one.
+    pub(crate) program: PathBuf,
+    /// The environment every agent gets.
+    pub(crate) env: Vec<(String, String)>,
+    /// Where control groups may be made.
+    pub(crate) cgroup_parent: Option<PathBuf>,
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) buffer_bytes_max: u64,
+    pub(crate) notices: mpsc::Sender<Notice>,
+    /// Where the watches run; they end with the daemon's runtime.
+    pub(crate) runtime: runtime::Handle,
+}
+
+impl Node for Machine {
+    fn check(&self, spawn: &SpawnRequest) -> Result<(), ErrorReply> {
+        let dir = self.dir_of(spawn)?;
+        self.program_of(spawn, &dir).map(drop)
+    }
+
+    fn launch(&self, plan: &LaunchPlan) -> Result<u32, ErrorReply> {
+        let spec = self.prepare(plan)?;
+        let guard_pid = self.start_host(&spec)?;
+        let guard = ProcessIdentity {
+            pid: guard_pid,
+            start_time: platform::process_identity(guard_pid).unwrap_or(0),
+        };
+        self.watch(plan.agent_id.clone(), plan.run_id, guard);
+        Ok(guard_pid)
+    }
+
+    fn adopt(&self, agent: &AgentId, run: RunId) -> Adoption {
+        // The lock is held by the host and by its guard: while it is held, the run is not over.
+        let deadline = std::time::Instant::now() + RECORD_PATIENCE;
+        while matches!(platform::lock_file(&self.state.host_lock(agent)), Err(LockError::Held { .. })) {
+            if let Some(record) = self.record(agent, run) {
+                self.watch(agent.clone(), run, record.guard);
+                return Adoption::Alive(Box::new(record));
+            }
+            if std::time::Instant::now() > deadline {
+                tracing::error!(%agent, %run, "a host holds the lock and does not say who it is; it is cleared away");
+                break;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        Adoption::Gone(Box::new(clear_up(&self.state, agent, run)))
+    }
+
+    fn forget(&self, agent: &AgentId) {
+        identities::expel_agent(&self.users, agent);
+        if let Err(error) = fs::remove_dir_all(self.state.agent(agent))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%agent, %error, "the agent's directory cannot be removed");
+        }
+    }
+}
+
+impl Machine {
+    /// Makes everything a host needs before it is started.
+    fn prepare(&self, plan: &LaunchPlan) -> Result<RunSpec, ErrorReply> {
+        let agent = &plan.agent_id;
+        let dir = self.dir_of(&plan.spawn)?;
+        let program = self.program_of(&plan.spawn, &dir)?;
+        let run_dir = self.state.run(agent, plan.run_id);
+        make_dir(&run_dir).map_err(storage)?;
+        self.forget_old_runs(agent);
+        identities::admit_agent(&self.users, &self.state, agent).map_err(storage)?;
+
+        let mut spawn = plan.spawn.clone();
+        spawn.dir = Some(dir);
+        match spawn.command.first_mut() {
+            Some(first) => *first = program,
+            None => spawn.command.push(program),
+        }
+        let mut env = self.env.clone();
+        env.push(("OSTLER_AGENT_ID".into(), agent.to_string()));
+        env.push(("OSTLER_ENDPOINT_FILE".into(), self.state.endpoint().display().to_string()));
+        env.push(("OSTLER_KEY_FILE".into(), self.state.agent_key(agent).display().to_string()));
+        let spec = RunSpec {
+            agent_id: agent.clone(),
+            run_id: plan.run_id,
+            node: self.node.clone(),
+            spawn,
+            env,
+            agent_dir: self.state.agent(agent),
+            endpoint_file: self.state.endpoint(),
+            key_file: self.state.host_key(agent),
+            cgroup: self.cgroup_parent.as_ref().map(|parent| parent.join(format!("ostler-{}", plan.run_id))),
+            heartbeat_ms: self.heartbeat_ms,
+            buffer_bytes_max: self.buffer_bytes_max,
+            run_dir,
+        };
+        replace_json(&spec.run_dir.join(SPEC_FILE), &spec)
+            .map_err(|source| storage(Error::File { path: spec.run_dir.clone(), verb: "written", source }))?;
+        Ok(spec)
+    }
+
+    fn start_host(&self, spec: &RunSpec) -> Result<u32, ErrorReply> {
+        let args: [OsString; 3] = ["host".into(), "--run-dir".into(), spec.run_dir.clone().into()];
+        let log = spec.run_dir.join(HOST_LOG_FILE);
+        // The host needs nothing of our environment; what it gives to the agent stands in the spec.
+        platform::spawn_detached(&self.program, &args, &[], Some(&log)).map_err(|error| {
+            ErrorReply::new(
+                ErrorCode::Internal,
+                format!("the host of {} cannot be started: {error}", spec.agent_id),
+            )
+            .hint("`ostler doctor` checks the limits of this machine")
+        })
+    }
+
+    /// Reports the end of a run's guard, which is the end of everything in the run.
+    fn watch(&self, agent: AgentId, run: RunId, guard: ProcessIdentity) {
+        let (state, notices) = (self.state.clone(), self.notices.clone());
+        self.runtime.spawn(async move {
+            if let Err(error) = platform::pidfd_exited(guard.pid, guard.start_time).await {
+                tracing::warn!(%agent, %error, "the host is watched by looking");
+                while platform::process_identity(guard.pid) == Some(guard.start_time) {
+                    tokio::time::sleep(LOOK_INTERVAL).await;
+                }
+            }
+            let gone = tokio::task::spawn_blocking(move || clear_up(&state, &agent, run)).await;
+            if let Ok(gone) = gone {
+                // A closed queue means the engine has ended; the next daemon finds the run.
+                let _ = notices.send(Notice::HostGone(Box::new(gone))).await;
+            }
+        });
+    }
+
+    fn record(&self, agent: &AgentId, run: RunId) -> Option<HostRecord> {
+        read_record(&self.state.run(agent, run))
+    }
+
+    fn dir_of(&self, spawn: &SpawnRequest) -> Result<PathBuf, ErrorReply> {
+        let dir = match &spawn.dir {
+            Some(dir) if !dir.is_absolute() => {
+                return Err(ErrorReply::new(
+                    ErrorCode::MissingDirectory,
+                    format!("the directory {} is not absolute", dir.display()),
+                )
+                .hint("the daemon has a working directory of its own: give the whole path"));
+            }
+            Some(dir) => dir.clone(),
+            None => std::env::current_dir().unwrap_or_else(|_| "/".into()),
+        };
+        if dir.is_dir() {
+            return Ok(dir);
+        }
+        let what = if dir.exists() { "is not a directory" } else { "does not exist" };
+        Err(ErrorReply::new(ErrorCode::MissingDirectory, format!("the directory {} {what}", dir.display()))
+            .hint("make it, or name another with --dir"))
+    }
+
+    /// Finds the program as the agent's own environment would.
+    fn program_of(&self, spawn: &SpawnRequest, dir: &Path) -> Result<String, ErrorReply> {
+        let name = match (spawn.command.first(), spawn.kind) {
+            (Some(name), _) if !name.is_empty() => name.as_str(),
+            (_, AgentKind::Claude) => "claude",
+            (_, AgentKind::Plain) => {
+                return Err(ErrorReply::new(ErrorCode::InvalidMessage, "a plain agent needs a command")
+                    .hint("ostler spawn NAME -- PROGRAM ARGUMENTS..."));
+            }
+        };
+        let missing = |reason: &str, hint: String| {
+            Err(ErrorReply::new(ErrorCode::MissingProgram, format!("the program {name} {reason}")).hint(hint))
+        };
+        if name.contains('/') {
+            let path = dir.join(name);
+            return match fs::metadata(&path) {
+                Ok(found) if is_executable(&found) => Ok(path.display().to_string()),
+                Ok(_) => missing("may not be executed", format!("chmod +x {}", path.display())),
+                Err(_) => missing("does not exist", "check the path and the --dir it is relative to".into()),
+            };
+        }
+        let path = spawn.env.get("PATH").cloned().or_else(|| {
+            self.env.iter().find(|(variable, _)| variable == "PATH").map(|(_, value)| value.clone())
+        });
+        let path = path.unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|part| dir.join(part).join(name))
+            .find(|candidate| fs::metadata(candidate).is_ok_and(|found| is_executable(&found)))
+            .map(|found| found.display().to_string())
+            .map_or_else(
+                || {
+                    missing(
+                        "is not on the daemon's PATH",
+                        format!("install it, or give its whole path; PATH is {path}"),
+                    )
+                },
+                Ok,
+            )
+    }
+
+    fn forget_old_runs(&self, agent: &AgentId) {
+        let Ok(entries) = fs::read_dir(self.state.agent(agent).join("runs")) else { return };
+        let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        // Version 7 ids sort by the time they were made.
+        runs.sort();
+        let too_many = runs.len().saturating_sub(RUN_DIRS_KEPT);
+        for run in runs.into_iter().take(too_many) {
+            let _ = fs::remove_dir_all(run);
+        }
+    }
+}
+
+/// Ends whatever a run left behind and reads its last words; blocking.
+fn clear_up(state: &StateDir, agent: &AgentId, run: RunId) -> HostGone {
+    let run_dir = state.run(agent, run);
+    let record = read_record(&run_dir);
+    if let Some(cgroup) = record.as_ref().and_then(|record| record.cgroup.as_deref()) {
+        let cgroup = Cgroup::existing(cgroup);
+        // Gone already in the ordinary case: the guard removed it.
+        let _ = cgroup.kill();
+        let _ = cgroup.remove();
+    }
+    match platform::sweep(&run.to_string()) {
+        Ok(killed) if !killed.is_empty() => {
+            tracing::warn!(%agent, ?killed, "processes of a lost run were ended");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::error!(%agent, %error, "left-over processes cannot be looked for"),
+    }
+    HostGone { agent_id: agent.clone(), run_id: run, record, spool: read_spool(&run_dir.join(SPOOL_FILE)) }
+}
+
+fn read_record(run_dir: &Path) -> Option<HostRecord> {
+    let path = run_dir.join(HOST_FILE);
+    let bytes = fs::read(&path).ok()?;
+    serde_json::from_slice(&bytes)
+        .inspect_err(
+            |error| tracing::error!(path = %path.display(), %error, "a host's record cannot be read"),
+        )
+        .ok()
+}
+
+/// Reads the spool up to its end or its first broken line: a host that was killed while writing leaves half of one.
+fn read_spool(path: &Path) -> Vec<OutputMessage> {
+    let Ok(text) = fs::read_to_string(path) else { return Vec::new() };
+    let mut spool = Vec::new();
+    for line in text.lines() {
+        match serde_json::from_str(line) {
+            Ok(output) => spool.push(output),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the spool ends early");
+                break;
+            }
+        }
+    }
+    spool
+}
+
+fn is_executable(found: &fs::Metadata) -> bool {
+    found.is_file() && found.permissions().mode() & 0o111 != 0
+}
+
+fn storage(error: Error) -> ErrorReply {
+    let hint = error.hint();
+    let reply = ErrorReply::new(ErrorCode::StorageFailed, error.to_string());
+    match hint {
+        Some(hint) => reply.hint(hint),
+        None => reply,
+    }
+}

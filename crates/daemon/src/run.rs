@@ -1,0 +1,172 @@
+//! Starting and stopping, in order.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ostler_broker::{Server, Users};
+use ostler_client::{Bus, Client, Options as ClientOptions};
+use ostler_engine::Handle;
+use ostler_store::Store;
+use ostler_supervise::platform::{FileLock, LockError, cgroup_parent, lock_file};
+use ostler_wire::{DownRequest, Endpoint, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::files::{make_dir, replace_json};
+use crate::machine::Machine;
+use crate::signals::{Asked, Signals};
+use crate::{Error, StateDir, identities};
+
+/// Reports of ended hosts that may wait for the engine; a full queue makes the watches wait.
+const NOTICES_WAITING_MAX: usize = 1024;
+
+/// The largest message the bus carries.
+const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+
+/// Runs a daemon until it is asked to end; `ready` is called once, when it can be found and answers.
+///
+/// Builds a runtime of its own and handles SIGINT, SIGTERM and SIGHUP.
+///
+/// # Errors
+///
+/// Any [`Error`]; [`Error::hint`] says what to do.
+pub fn main(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("daemon")
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    runtime.block_on(run(config, ready))
+}
+
+async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error> {
+    let started_at = Timestamp::now();
+    let mut signals = Signals::new().map_err(Error::Runtime)?;
+    let state = StateDir::new(&config.state_dir);
+    make_dir(state.path())?;
+    make_dir(&state.agents())?;
+    let lock = take_lock(&state)?;
+    let users = identities::admit_all(&state)?;
+    let broker = start_bus(&config, &state, users.clone())?;
+    let store = Store::open(&state.database())?;
+
+    let endpoint = Endpoint {
+        bus_url: broker.url(),
+        node: config.node.name.clone(),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at,
+    };
+    let mut engine = start_engine(&config, &state, &endpoint, users, store.clone()).await?;
+    publish_endpoint(&state, &broker, &endpoint)?;
+    tracing::info!(bus = endpoint.bus_url, state = %state.path().display(), "ready");
+    ready(&endpoint);
+
+    let result = serve(&mut engine, &mut signals).await;
+    let _ = fs::remove_file(state.endpoint());
+    // Joining its threads blocks; everything else that needs them is over.
+    let _ = tokio::task::spawn_blocking(move || broker.shutdown()).await;
+    drop(store);
+    drop(lock);
+    result
+}
+
+/// Waits for the engine's end; signals ask for it.
+async fn serve(engine: &mut Handle, signals: &mut Signals) -> Result<(), Error> {
+    let mut ending = false;
+    loop {
+        tokio::select! {
+            ended = engine.join() => {
+                let ended = ended?;
+                tracing::info!(stopped = ended.stopped, kept = ended.kept, "the daemon ends");
+                return Ok(());
+            }
+            asked = signals.next() => {
+                let keep_agents = ending || asked == Asked::EndAlone;
+                ending = true;
+                engine.down(DownRequest { keep_agents }).await;
+            }
+        }
+    }
+}
+
+fn take_lock(state: &StateDir) -> Result<FileLock, Error> {
+    lock_file(&state.lock()).map_err(|error| match error {
+        LockError::Held { holder, .. } => Error::AlreadyRunning { dir: state.path().to_owned(), pid: holder },
+        LockError::Io { path, source } => Error::File { path, verb: "locked", source },
+    })
+}
+
+fn start_bus(config: &Config, state: &StateDir, users: Users) -> Result<Server, Error> {
+    let builder = || {
+        Server::builder()
+            .server_name(config.node.name.as_str())
+            .max_payload(PAYLOAD_BYTES_MAX)
+            .users(users.clone())
+    };
+    let address = config.bus.listen;
+    if address.port() == 0 {
+        // The last port again when it is free: hosts and people find the bus where it was.
+        let last = fs::read_to_string(state.port()).ok().and_then(|port| port.trim().parse().ok());
+        if let Some(port) = last
+            && let Ok(server) = builder().listen(SocketAddr::new(address.ip(), port)).start()
+        {
+            return Ok(server);
+        }
+    }
+    Ok(builder().listen(address).start()?)
+}
+
+async fn start_engine(
+    config: &Config,
+    state: &StateDir,
+    endpoint: &Endpoint,
+    users: Users,
+    store: Store,
+) -> Result<Handle, Error> {
+    let client =
+        Client::connect(ClientOptions::new("engine", Bus::Url(endpoint.bus_url.clone()), state.engine_key()))
+            .await?;
+    let (notices_tx, notices) = mpsc::channel(NOTICES_WAITING_MAX);
+    let program = std::env::current_exe().map_err(|source| Error::File {
+        path: "/proc/self/exe".into(),
+        verb: "read",
+        source,
+    })?;
+    let machine = Machine {
+        state: state.clone(),
+        node: config.node.name.clone(),
+        users,
+        program,
+        env: config.agents.environment(std::env::vars()),
+        cgroup_parent: cgroup_parent(),
+        heartbeat_ms: config.agents.heartbeat.millis(),
+        buffer_bytes_max: config.agents.buffer_bytes_max.bytes(),
+        notices: notices_tx,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    let options = ostler_engine::Options {
+        client,
+        store,
+        node: Arc::new(machine),
+        notices,
+        node_id: config.node.name.clone(),
+        version: endpoint.version.clone(),
+        bus_url: endpoint.bus_url.clone(),
+        state_dir: state.path().display().to_string(),
+        started_at: endpoint.started_at,
+        heartbeat_ms: config.agents.heartbeat.millis(),
+        log_bytes_max: config.agents.log_bytes_max.bytes(),
+        events_max: config.agents.events_max,
+    };
+    Ok(ostler_engine::start(options).await?)
+}
+
+fn publish_endpoint(state: &StateDir, broker: &Server, endpoint: &Endpoint) -> Result<(), Error> {
+    let fault = |path, source| Error::File { path, verb: "written", source };
+    let port = broker.local_addr().port().to_string();
+    fs::write(state.port(), port).map_err(|source| fault(state.port(), source))?;
+    replace_json(&state.endpoint(), endpoint).map_err(|source| fault(state.endpoint(), source))
+}
