@@ -232,16 +232,19 @@ impl Claude {
         let outcome = read::outcome(message);
         // Before it is ready no turn can run: the process gave up at its start.
         if !self.process.ready && self.turn == Turn::Idle && outcome.is_error {
-            let mut effects = vec![notice(NoticeLevel::Error, outcome.text)];
             // Both are about the session we named: an id it has no conversation for, or no id at all.
             let lost = |error: &str| {
                 error.starts_with("No conversation found") || error.contains("--resume requires")
             };
-            if read::errors(message).into_iter().any(lost) {
-                self.session = None;
-                effects.push(Effect::SessionLost);
+            if !read::errors(message).into_iter().any(lost) {
+                return vec![notice(NoticeLevel::Error, outcome.text)];
             }
-            return effects;
+            self.session = None;
+            let text = format!(
+                "the agent cannot go on with its last session and starts a new one: {}",
+                outcome.text
+            );
+            return vec![notice(NoticeLevel::Warning, text), Effect::SessionLost];
         }
         let usage = self.ledger.turn(message);
         let input =

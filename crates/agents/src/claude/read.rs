@@ -147,6 +147,10 @@ pub(super) fn outcome(message: &Value) -> Outcome {
         || terminal == Some("api_error");
     let text = match message["result"].as_str() {
         Some(text) if !text.is_empty() => text.to_owned(),
+        // The CLI's own text for it is a diagnosis of its insides.
+        _ if terminal.is_some_and(|reason| reason.starts_with("aborted")) => {
+            "the turn was interrupted".to_owned()
+        }
         _ => errors(message).join("\n"),
     };
     Outcome {

@@ -147,3 +147,141 @@ fn begin(prompt: Prompt) -> (Turn, Change) {
     let input_id = prompt.input_id.clone();
     (Turn::Prompted(prompt), Change::Began(Some(input_id)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn prompt() -> Prompt {
+        Prompt { input_id: "ours".to_owned(), uuid: "u".to_owned() }
+    }
+
+    fn name(turn: &Turn) -> &'static str {
+        match turn {
+            Turn::Idle => "idle",
+            Turn::Unprompted => "unprompted",
+            Turn::Written(_) => "written",
+            Turn::WrittenBehind(_) => "written behind",
+            Turn::Prompted(_) => "prompted",
+        }
+    }
+
+    fn told(change: Change) -> String {
+        let whose = |input_id: Option<String>| input_id.unwrap_or_else(|| "its own".to_owned());
+        match change {
+            Change::None => "-".to_owned(),
+            Change::Began(input_id) => format!("began {}", whose(input_id)),
+            Change::Ended(input_id) => format!("ended {}", whose(input_id)),
+        }
+    }
+
+    #[test]
+    fn every_state_meets_every_input() {
+        let inputs = [
+            ("init", Input::Init { tells_prompts: true }),
+            ("init (old)", Input::Init { tells_prompts: false }),
+            ("started", Input::Started("u")),
+            ("started other", Input::Started("v")),
+            ("closed", Input::Closed("u")),
+            ("closed other", Input::Closed("v")),
+            ("result", Input::Result { own: false, tells_prompts: true }),
+            ("result own", Input::Result { own: true, tells_prompts: true }),
+            ("result (old)", Input::Result { own: false, tells_prompts: false }),
+            ("result own (old)", Input::Result { own: true, tells_prompts: false }),
+            ("exited", Input::Exited),
+        ];
+        let states = [
+            Turn::Idle,
+            Turn::Unprompted,
+            Turn::Written(prompt()),
+            Turn::WrittenBehind(prompt()),
+            Turn::Prompted(prompt()),
+        ];
+        let mut table = String::new();
+        for state in states {
+            writeln!(table, "{}", name(&state)).unwrap();
+            for (input_name, input) in inputs {
+                let mut next = state.clone();
+                let change = told(next.apply(input));
+                writeln!(table, "  {input_name:<17} -> {:<15} {change}", name(&next)).unwrap();
+            }
+            let mut next = state.clone();
+            let answer = match next.write(prompt()) {
+                Ok(()) => "taken".to_owned(),
+                Err(input_id) => format!("refused for {input_id}"),
+            };
+            writeln!(table, "  {:<17} -> {:<15} {answer}", "prompt", name(&next)).unwrap();
+        }
+        assert_eq!(table, TABLE, "\n{table}");
+    }
+
+    const TABLE: &str = "\
+idle
+  init              -> unprompted      began its own
+  init (old)        -> unprompted      began its own
+  started           -> idle            -
+  started other     -> idle            -
+  closed            -> idle            -
+  closed other      -> idle            -
+  result            -> idle            ended its own
+  result own        -> idle            ended its own
+  result (old)      -> idle            ended its own
+  result own (old)  -> idle            ended its own
+  exited            -> idle            -
+  prompt            -> written         taken
+unprompted
+  init              -> unprompted      -
+  init (old)        -> unprompted      -
+  started           -> unprompted      -
+  started other     -> unprompted      -
+  closed            -> unprompted      -
+  closed other      -> unprompted      -
+  result            -> idle            ended its own
+  result own        -> idle            ended its own
+  result (old)      -> idle            ended its own
+  result own (old)  -> idle            ended its own
+  exited            -> idle            ended its own
+  prompt            -> written behind  taken
+written
+  init              -> written behind  began its own
+  init (old)        -> prompted        began ours
+  started           -> prompted        began ours
+  started other     -> written         -
+  closed            -> idle            ended ours
+  closed other      -> written         -
+  result            -> written         ended its own
+  result own        -> written         ended its own
+  result (old)      -> idle            ended ours
+  result own (old)  -> written         ended its own
+  exited            -> idle            ended ours
+  prompt            -> written         refused for ours
+written behind
+  init              -> written behind  -
+  init (old)        -> written behind  -
+  started           -> prompted        began ours
+  started other     -> written behind  -
+  closed            -> unprompted      ended ours
+  closed other      -> written behind  -
+  result            -> written         ended its own
+  result own        -> written         ended its own
+  result (old)      -> written         ended its own
+  result own (old)  -> written         ended its own
+  exited            -> idle            ended ours
+  prompt            -> written behind  refused for ours
+prompted
+  init              -> prompted        -
+  init (old)        -> prompted        -
+  started           -> prompted        -
+  started other     -> prompted        -
+  closed            -> idle            ended ours
+  closed other      -> prompted        -
+  result            -> idle            ended ours
+  result own        -> idle            ended ours
+  result (old)      -> idle            ended ours
+  result own (old)  -> written         ended its own
+  exited            -> idle            ended ours
+  prompt            -> prompted        refused for ours
+";
+}
