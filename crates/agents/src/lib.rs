@@ -89,7 +89,8 @@ pub trait Adapter: Send {
     /// True when the next turn may only be given once [`Effect::TurnEnded`] has come for the last.
     fn serialises_turns(&self) -> bool;
 
-    /// The process is gone and all its lines were read.
+    /// The process is gone and all its lines were read. A turn that was under way ends as failed; to say so on the bus
+    /// is the owner's part, who knows whether the process was asked to end.
     fn exited(&mut self) -> Vec<Effect>;
 }
 

@@ -432,7 +432,6 @@ impl Adapter for Claude {
         let mut effects = Vec::new();
         let change = self.turn.apply(Input::Exited);
         if let Change::Ended(input_id) = change {
-            effects.push(notice(NoticeLevel::Error, "the agent's process ended in the middle of a turn"));
             effects.push(Effect::TurnEnded { input_id, is_error: true, usage: Usage::default() });
         }
         self.joiner = Joiner::default();
