@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ostler_broker::Users;
 use ostler_engine::{Adoption, HostGone, LaunchPlan, Node, Notice};
-use ostler_supervise::platform::{self, Cgroup, LockError};
+use ostler_supervise::platform::{self, Cgroup, Identity, LockError};
 use ostler_wire::{
     AgentId, AgentKind, ErrorCode, ErrorReply, HOST_FILE, HOST_LOG_FILE, HostRecord, NodeId, OutputMessage,
     ProcessIdentity, RunId, RunSpec, SPEC_FILE, SPOOL_FILE, SpawnRequest,
@@ -51,7 +51,7 @@ impl Node for Machine {
         self.program_of(spawn, &dir).map(drop)
     }
 
-    fn launch(&self, plan: &LaunchPlan) -> Result<u32, ErrorReply> {
+    fn launch(&self, plan: &LaunchPlan) -> Result<(), ErrorReply> {
         let spec = self.prepare(plan)?;
         let guard_pid = self.start_host(&spec)?;
         let guard = ProcessIdentity {
@@ -59,7 +59,7 @@ impl Node for Machine {
             start_time: platform::process_identity(guard_pid).unwrap_or(0),
         };
         self.watch(plan.agent_id.clone(), plan.run_id, guard);
-        Ok(guard_pid)
+        Ok(())
     }
 
     fn adopt(&self, agent: &AgentId, run: RunId) -> Adoption {
@@ -77,6 +77,10 @@ impl Node for Machine {
             std::thread::sleep(LOOK_INTERVAL);
         }
         Adoption::Gone(Box::new(clear_up(&self.state, agent, run)))
+    }
+
+    fn rss_bytes(&self) -> u64 {
+        Identity::own().map_or(0, |own| platform::facts(&[own]).rss_bytes)
     }
 
     fn forget(&self, agent: &AgentId) {

@@ -30,7 +30,7 @@ pub(crate) enum Event {
     /// An agent printed something; the reply is where the host waits for the acknowledgement.
     Output { output: Box<OutputMessage>, reply: Option<String> },
     /// A host was started.
-    Launched { agent: AgentId, run: RunId, host_pid: u32 },
+    Launched { agent: AgentId, run: RunId },
     /// A host could not be started.
     LaunchFailed { agent: AgentId, run: RunId, refusal: ErrorReply },
     /// A host ended.

@@ -1,9 +1,10 @@
 //! What hosts and machines report: states, heartbeats, output, starts and ends.
 
+use ostler_client::Message;
 use ostler_store::Write;
 use ostler_wire::{
-    AgentEvent, AgentId, AgentState, DesiredState, ErrorReply, HeartbeatMessage, OutputAck, OutputMessage,
-    RunId, Severity, StatusCause, StatusMessage, Subject, Timestamp,
+    AgentEvent, AgentId, AgentState, DesiredState, ErrorCode, ErrorReply, HeartbeatMessage, OutputAck,
+    OutputMessage, RunId, Severity, StatusCause, StatusMessage, Subject, Timestamp,
 };
 
 use crate::HostGone;
@@ -26,14 +27,35 @@ pub(crate) fn status(state: &mut State, out: &mut Outcome, status: StatusMessage
         tracing::debug!(agent = %id, run = %status.run_id, "status of another run");
         return;
     };
-    if run.phase != Phase::Heard {
-        run.phase = Phase::Heard;
-        // They came before the host could hear them; it answers them now.
-        out.effects.extend(run.waiting.drain(..).map(Effect::Forward));
-    }
+    let waiting = std::mem::take(&mut run.waiting);
+    run.phase = Phase::Heard;
     agent.last_heard = Some(now);
+    serve_waiting(out, waiting, &status);
     apply_status(state, out, status, now);
     stale::recovered(state, out, &id, now);
+}
+
+/// Answers whoever asked for the agent, now that it is known how it fares; the other requests came before the host
+/// could hear them, and it answers them itself.
+fn serve_waiting(out: &mut Outcome, waiting: Vec<Message>, status: &StatusMessage) {
+    let spawn_subject = Subject::spawn(&status.agent_id).to_string();
+    for message in waiting {
+        if message.subject != spawn_subject {
+            out.effects.push(Effect::Forward(message));
+        } else if status.cause == StatusCause::SpawnFailed {
+            let reason = status.message.clone().unwrap_or_else(|| "it could not be started".to_owned());
+            let refusal =
+                ErrorReply::new(ErrorCode::MissingProgram, format!("{}: {reason}", status.agent_id)).hint(
+                    format!(
+                        "`ostler rm {}` forgets it; correct the command and spawn it again",
+                        status.agent_id
+                    ),
+                );
+            out.refuse(message, &refusal);
+        } else {
+            out.answer(message, &spawn::reply(status));
+        }
+    }
 }
 
 /// Adopts a newer status; an event and perhaps an alert follow when the state changed.
@@ -104,11 +126,11 @@ pub(crate) fn output(
     reply: Option<String>,
     now: Timestamp,
 ) {
-    let run_id = output.run_id;
-    let Some(agent) = state.agents.get_mut(&output.agent_id) else { return };
+    let (id, run_id) = (output.agent_id.clone(), output.run_id);
+    let Some(agent) = state.agents.get_mut(&id) else { return };
     agent.last_heard = Some(now);
     let Some(run) = agent.run_mut(run_id) else {
-        tracing::debug!(agent = %output.agent_id, run = %run_id, "output of another run");
+        tracing::debug!(agent = %id, run = %run_id, "output of another run");
         return;
     };
     let first = match &output.event {
@@ -163,20 +185,12 @@ fn take(state: &mut State, out: &mut Outcome, output: OutputMessage, now: Timest
     }
 }
 
-/// The host's process exists; whoever asked for the agent is answered.
-pub(crate) fn launched(state: &mut State, out: &mut Outcome, id: &AgentId, run_id: RunId, host_pid: u32) {
-    let subject = Subject::spawn(id).to_string();
-    let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run_mut(run_id)) else { return };
-    if run.phase == Phase::Launching {
+/// The host's process exists; it is not heard yet.
+pub(crate) fn launched(state: &mut State, id: &AgentId, run_id: RunId) {
+    if let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run_mut(run_id))
+        && run.phase == Phase::Launching
+    {
         run.phase = Phase::Silent;
-    }
-    run.status.host_pid.get_or_insert(host_pid);
-    // Only the spawn requests: the others wait for the host itself.
-    let (spawns, others): (Vec<_>, Vec<_>) =
-        run.waiting.drain(..).partition(|message| message.subject == subject);
-    run.waiting = others;
-    for message in spawns {
-        out.answer(message, &spawn::reply(id, run_id, host_pid));
     }
 }
 
@@ -306,11 +320,8 @@ fn refuse_waiting(state: &mut State, out: &mut Outcome, id: &AgentId) {
         return;
     }
     let waiting = agent.run.as_mut().map(|run| std::mem::take(&mut run.waiting)).unwrap_or_default();
-    let refusal = ErrorReply::new(
-        ostler_wire::ErrorCode::NotRunning,
-        format!("{id}'s host ended before it could answer"),
-    )
-    .hint(format!("`ostler status {id}` tells why"));
+    let refusal = ErrorReply::new(ErrorCode::NotRunning, format!("{id}'s host ended before it could answer"))
+        .hint(format!("`ostler status {id}` tells why"));
     for message in waiting {
         out.refuse(message, &refusal);
     }

@@ -1,7 +1,8 @@
 //! What the engine needs done by the machine it runs on: starting hosts, finding them again, clearing up after them.
 //!
 //! The daemon implements it; the engine's tests do too. Every method may block for some milliseconds and is called on
-//! a blocking thread, except [`Node::check`].
+//! a blocking thread, except [`Node::check`] and
+//! [`Node::rss_bytes`].
 
 use ostler_wire::{AgentId, ErrorReply, HostRecord, OutputMessage, RunId, SpawnRequest};
 
@@ -54,15 +55,18 @@ pub trait Node: Send + Sync + 'static {
     /// The refusal to answer with.
     fn check(&self, spawn: &SpawnRequest) -> Result<(), ErrorReply>;
 
-    /// Gives the agent its credentials, starts its host and watches it; returns the host's process id.
+    /// Gives the agent its credentials, starts its host and watches it.
     ///
     /// # Errors
     ///
     /// The reason, ready to be shown; nothing is left running.
-    fn launch(&self, plan: &LaunchPlan) -> Result<u32, ErrorReply>;
+    fn launch(&self, plan: &LaunchPlan) -> Result<(), ErrorReply>;
 
     /// Looks for the host of an earlier daemon's run: watches it when it lives, clears up behind it when not.
     fn adopt(&self, agent: &AgentId, run: RunId) -> Adoption;
+
+    /// The resident memory of this process, in bytes; 0 where it cannot be read.
+    fn rss_bytes(&self) -> u64;
 
     /// Takes the agent's credentials back and deletes its directory.
     fn forget(&self, agent: &AgentId);

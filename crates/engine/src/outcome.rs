@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use ostler_client::Message;
 use ostler_store::{EventsQuery, LogsQuery, Write};
-use ostler_wire::{AgentId, ErrorReply, OutputAck, RunId, Subject};
+use ostler_wire::{AgentId, ErrorReply, NodeInfo, OutputAck, RunId, Subject};
 use serde::Serialize;
 
 use crate::{Ended, LaunchPlan};
@@ -27,6 +27,8 @@ pub(crate) enum Effect {
     Logs(LogsQuery, Message),
     /// Read a page of events and answer with it.
     Events(EventsQuery, Message),
+    /// Say what this node is.
+    Info(Box<NodeInfo>, Message),
     /// End the loop.
     End(Ended),
 }

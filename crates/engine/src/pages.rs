@@ -18,7 +18,7 @@ pub(crate) fn apply(state: &State, out: &mut Outcome, query: Query, message: Mes
             let reply = ListReply { node: state.policy.node.clone(), agents: state.summaries() };
             out.answer(message, &reply);
         }
-        Query::Info => out.answer(message, &info(state)),
+        Query::Info => out.effects.push(Effect::Info(Box::new(info(state)), message)),
         Query::Logs(agent, _) if !state.agents.contains_key(&agent) => {
             out.refuse(message, &unknown_agent(&agent));
         }
@@ -59,7 +59,7 @@ fn info(state: &State) -> NodeInfo {
         state_dir: policy.state_dir.clone(),
         agents: state.agents.len() as u32,
         agents_live: state.agents_live(),
-        // The caller fills it in: reading the process table is not a decision.
+        // Filled in when it is performed: reading the process table is not a decision.
         rss_bytes: 0,
     }
 }

@@ -143,6 +143,8 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         store: options.store,
         node: options.node,
         node_id: options.node_id,
+        recorded: state.event_seq,
+        announced: Some(state.event_seq),
         state,
         inputs: Inputs { agents, node, notices: options.notices, commands: commands_rx, own: own_rx, tick },
         own,
@@ -172,6 +174,10 @@ struct Loop {
     inputs: Inputs,
     /// Where launches report.
     own: mpsc::Sender<Event>,
+    /// The number of the last event that is on disk.
+    recorded: u64,
+    /// The number of the last event that was announced, until that is on disk too.
+    announced: Option<u64>,
     pages: Arc<Semaphore>,
     tasks: JoinSet<()>,
 }
@@ -208,11 +214,22 @@ async fn sleep_for(duration: Option<Duration>) {
 impl Loop {
     async fn run(mut self) -> Result<Ended, Error> {
         loop {
-            let outcome = self.next_batch().await?;
+            let mut outcome = self.next_batch().await?;
+            // What the batch before announced is noted with this one: a crash between announces it again, never not.
+            if let Some(seq) = self.announced.take_if(|_| !outcome.writes.is_empty()) {
+                outcome.writes.push(Write::Announced(seq));
+            }
+            let recorded_before = self.recorded;
             self.write(outcome.writes.into()).await?;
             self.acknowledge(outcome.acks.into_values()).await?;
-            if let Some(ended) = self.perform(outcome.effects).await? {
+            let ended = self.perform(outcome.effects).await?;
+            self.recorded = self.state.event_seq;
+            if self.recorded != recorded_before {
+                self.announced = Some(self.recorded);
+            }
+            if let Some(ended) = ended {
                 self.client.flush().await?;
+                self.store.commit(vec![Write::Announced(self.recorded)]).await?;
                 // Launches that are under way report to nobody; their runs are found at the next start.
                 while self.tasks.join_next().await.is_some() {}
                 return Ok(ended);
@@ -360,7 +377,7 @@ impl Loop {
                         let (agent, run) = (plan.agent_id.clone(), plan.run_id);
                         let result = tokio::task::spawn_blocking(move || node.launch(&plan)).await;
                         let event = match result {
-                            Ok(Ok(host_pid)) => Event::Launched { agent, run, host_pid },
+                            Ok(Ok(())) => Event::Launched { agent, run },
                             Ok(Err(refusal)) => Event::LaunchFailed { agent, run, refusal },
                             Err(error) => {
                                 let refusal = ErrorReply::new(ErrorCode::Internal, error.to_string());
@@ -382,6 +399,10 @@ impl Loop {
                 }
                 Effect::Events(query, message) => {
                     self.page(message, move |reader| Ok(to_json(&reader.events(&query)?)));
+                }
+                Effect::Info(mut info, message) => {
+                    info.rss_bytes = self.node.rss_bytes();
+                    self.client.respond(&message, &info).await?;
                 }
                 Effect::End(how) => ended = Some(how),
             }

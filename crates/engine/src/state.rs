@@ -108,7 +108,6 @@ impl State {
         let node = self.policy.node.clone();
         let agent = agent.and_then(|id| self.agents.get(id)).map(|agent| Box::new(agent.summary(&node)));
         out.publish(Subject::DashboardState, &DashboardState::Delta { seq, node, event, agent });
-        out.writes.push(Write::Announced(seq));
     }
 
     /// Records an alert and raises it.

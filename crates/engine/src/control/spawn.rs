@@ -3,7 +3,7 @@
 use ostler_client::Message;
 use ostler_store::{AgentRow, Write};
 use ostler_wire::{
-    AgentId, AgentState, DesiredState, ErrorCode, ErrorReply, JsonMap, SpawnReply, SpawnRequest,
+    AgentId, DesiredState, ErrorCode, ErrorReply, JsonMap, SpawnReply, SpawnRequest, StatusMessage,
 };
 
 use crate::agent::{Afterwards, Agent};
@@ -41,7 +41,7 @@ pub(crate) fn apply(
         return;
     }
     state.start_run(out, id, 0, moment);
-    // Answered when the host runs: `Launched` or `LaunchFailed` follows for certain.
+    // Answered when the host is heard; `LaunchFailed` or `HostGone` refuse it when that never happens.
     if let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run.as_mut()) {
         run.waiting.push(message);
     }
@@ -85,7 +85,13 @@ fn admissible(state: &State, id: &AgentId, request: &SpawnRequest) -> Result<(),
     Ok(())
 }
 
-/// The answer once the host runs.
-pub(crate) fn reply(id: &AgentId, run_id: ostler_wire::RunId, host_pid: u32) -> SpawnReply {
-    SpawnReply { agent_id: id.clone(), run_id, state: AgentState::Starting, host_pid, pid: None }
+/// The answer once the host was heard.
+pub(crate) fn reply(status: &StatusMessage) -> SpawnReply {
+    SpawnReply {
+        agent_id: status.agent_id.clone(),
+        run_id: status.run_id,
+        state: status.state,
+        host_pid: status.host_pid.unwrap_or_default(),
+        pid: status.pid,
+    }
 }
