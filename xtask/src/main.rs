@@ -1,5 +1,6 @@
 //! The project's own chores, as `cargo xtask <chore>`. Nothing here is part of the product.
 
+mod bench;
 mod claude;
 mod protocol;
 mod setup;
@@ -21,6 +22,15 @@ enum Chore {
     Test(test::Options),
     /// Write docs/protocol.md and schemas/ from the crate that holds the messages
     Protocol(protocol::Options),
+    /// Measure the release binary and print a table
+    Bench(bench::Options),
+    /// Play an agent that is measured
+    #[cfg(feature = "bench")]
+    #[command(hide = true)]
+    BenchAgent {
+        /// What it does
+        role: bench::agent::Role,
+    },
     /// Check the rules of the house that no compiler checks
     Tidy,
 }
@@ -31,6 +41,9 @@ fn main() -> ExitCode {
         Chore::Setup => setup::run(&root),
         Chore::Test(options) => test::run(&root, &options),
         Chore::Protocol(options) => protocol::run(&root, &options),
+        Chore::Bench(options) => bench::run(&root, &options),
+        #[cfg(feature = "bench")]
+        Chore::BenchAgent { role } => bench::agent::play(role),
         Chore::Tidy => tidy::run(&root),
     };
     match done {

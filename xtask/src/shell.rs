@@ -11,6 +11,11 @@ pub(crate) fn workspace_root() -> PathBuf {
     here.parent().expect("xtask lies one folder below the workspace").to_owned()
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
+}
+
 /// A `cargo` command of the toolchain that runs this chore, started in the workspace.
 pub(crate) fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

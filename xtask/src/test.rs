@@ -23,9 +23,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     }
     // Tests of other packages start the binary; cargo tells its place only to tests of its own package.
     shell::run(shell::cargo(root).args(["build", "--workspace", "--bins", "--all-features"]))?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    let binary = target.join("debug/ostler");
+    let binary = shell::target_dir(root).join("debug/ostler");
 
     let start = Instant::now();
     let mut failed = Vec::new();

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("daemon", &["broker", "client", "engine", "store", "supervise", "wire"]),
     ("cli", &["client", "daemon", "host", "supervise", "wire"]),
     ("testkit", &["broker", "client", "daemon", "wire"]),
-    ("xtask", &["wire"]),
+    ("xtask", &["client", "wire"]),
     ("e2e", &["agents", "broker", "client", "daemon", "store", "supervise", "testkit", "wire"]),
 ];
 
