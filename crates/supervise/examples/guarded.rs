@@ -7,6 +7,7 @@
 
 use std::io::{BufRead, Error, Result};
 
+use ostler_supervise::exit::Exit;
 use ostler_supervise::guard::{self, GuardHandle, GuardOptions};
 use ostler_supervise::spec::{CommandSpec, UnitSpec};
 use ostler_supervise::unit::{self, Events, Handle, UnitEvent};
@@ -63,7 +64,7 @@ async fn supervise(spec: UnitSpec, guard: GuardHandle) -> Result<()> {
             }
         }
     }
-    std::process::exit(handle.snapshot().exit.map_or(1, |exit| exit.shell_code()));
+    std::process::exit(handle.snapshot().exit.map_or(1, Exit::shell_code));
 }
 
 async fn request(handle: &Handle, line: &str) {

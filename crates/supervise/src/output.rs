@@ -2,8 +2,12 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Room kept free for one read: a full Linux pipe fits.
-const READ_BYTES: usize = 64 * 1024;
+/// Size of a fresh block: a full Linux pipe fits into one read.
+const BLOCK_BYTES: usize = 64 * 1024;
+
+/// A block is used up to here before the next is made: delivered lines keep their block alive, so a fresh one for each
+/// short line would cost 64 KiB a line.
+const READ_BYTES_MIN: usize = 4 * 1024;
 
 /// One piece of output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +34,9 @@ impl Splitter {
 
     /// Returns where the next read may put its bytes.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
-        self.buffer.reserve(READ_BYTES);
+        if self.buffer.capacity() - self.buffer.len() < READ_BYTES_MIN {
+            self.buffer.reserve(BLOCK_BYTES);
+        }
         &mut self.buffer
     }
 

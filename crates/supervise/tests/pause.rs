@@ -136,7 +136,7 @@ async fn a_cgroup_that_cannot_be_made_is_noted_and_done_without() {
 }
 
 fn assert_all_frozen(tree: &Tree) {
-    let members = tree.members();
+    let members = tree.members().expect("proc is there");
     assert!(members.len() >= 2, "at least leader and orphan, {} have {MARKER_VARIABLE}", members.len());
     match &tree.cgroup {
         Some(cgroup) => assert!(cgroup.is_frozen()),

@@ -68,7 +68,7 @@ impl Cgroup {
 
     /// Returns whether nothing lives inside; `true` too when the directory is gone.
     pub fn is_empty(&self) -> bool {
-        self.event("populated") != Some(true)
+        self.event("populated") == Some(false) || !self.dir.exists()
     }
 
     /// Returns whether everything inside is frozen.

@@ -37,6 +37,11 @@ pub(crate) fn fork_with_signals_held() -> io::Result<Fork> {
             "a guard must be entered before other threads start; {threads} run"
         )));
     }
+    for signal in [libc::SIGCHLD, libc::SIGTERM] {
+        // An ignored SIGCHLD, inherited from a careless parent, would reap children before they can be waited for.
+        // SAFETY: SIG_DFL is a valid disposition for both; no handler of ours exists.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     let held = guard_signals();
     // SAFETY: both pointers are to sigset_t of our own frame; `held` is initialised.
@@ -54,8 +59,10 @@ pub(crate) fn fork_with_signals_held() -> io::Result<Fork> {
     failed.map_or(Ok(Fork::Child), Err)
 }
 
-/// Makes this process deaf to a terminal: the signals a terminal sends are ignored.
+/// Makes this process deaf to a terminal: it leaves the terminal's session and ignores what a terminal sends.
 pub(crate) fn become_guard() {
+    // The leader of a group (started from a shell by hand) cannot leave; ignoring has to do.
+    let _ = rustix::process::setsid();
     for signal in [
         libc::SIGHUP,
         libc::SIGINT,

@@ -58,7 +58,7 @@ async fn freeze_all(tree: &Tree, stopped: &mut Vec<Identity>, deadline: Instant)
 fn stop_pass(tree: &Tree, stopped: &mut Vec<Identity>) -> io::Result<bool> {
     let frozen: HashSet<Identity> =
         tree.cgroup.as_ref().map(Cgroup::members).unwrap_or_default().into_iter().collect();
-    let running = tree.processes().into_iter().filter(|p| !p.is_stopped() && !frozen.contains(&p.identity));
+    let running = tree.processes()?.into_iter().filter(|p| !p.is_stopped() && !frozen.contains(&p.identity));
     let mut settled = true;
     for process in running {
         if !stopped.contains(&process.identity) {

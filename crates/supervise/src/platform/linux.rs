@@ -36,12 +36,19 @@ pub(crate) fn processes() -> io::Result<Vec<Process>> {
         path.push_str(pid);
         path.push_str("/stat");
         stat.clear();
-        let read = fs::File::open(&path).and_then(|mut file| io::Read::read_to_end(&mut file, &mut stat));
-        if read.is_ok() {
-            found.extend(parse_stat(&stat));
+        match fs::File::open(&path).and_then(|mut file| io::Read::read_to_end(&mut file, &mut stat)) {
+            Ok(_) => found.extend(parse_stat(&stat)),
+            Err(error) if is_gone_or_hidden(&error) => {}
+            // Out of file descriptors, say: a listing with holes must not pass for a whole one.
+            Err(error) => return Err(error),
         }
     }
     Ok(found)
+}
+
+fn is_gone_or_hidden(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+        || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// Returns whether the process's environment has exactly this `NAME=value`; `false` if it may not be read.

@@ -25,13 +25,15 @@ impl Tree {
     /// Returns the live processes of the run, parents before children. Never this process or its guard.
     ///
     /// A listing of a moving tree is never exact: repeat until nothing new is found.
-    pub fn members(&self) -> Vec<Identity> {
-        self.processes().into_iter().map(|process| process.identity).collect()
+    ///
+    /// # Errors
+    /// When processes cannot be listed (no `/proc`, out of file descriptors).
+    pub fn members(&self) -> io::Result<Vec<Identity>> {
+        Ok(self.processes()?.into_iter().map(|process| process.identity).collect())
     }
 
-    pub(crate) fn processes(&self) -> Vec<Process> {
-        // No listing means no `/proc`; there the process group is all we have, and `kill` signals it anyway.
-        let all = sys::processes().unwrap_or_default();
+    pub(crate) fn processes(&self) -> io::Result<Vec<Process>> {
+        let all = sys::processes()?;
         let inside = self.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
         let variable = format!("{MARKER_VARIABLE}={}", self.marker).into_bytes();
         // Below a guard ancestry finds everything, so the environments need not be read.
@@ -39,7 +41,7 @@ impl Tree {
         let marked = |process: &Process| {
             !guarded && !self.marker.is_empty() && sys::has_variable(process.identity.pid, &variable)
         };
-        self.select(&all, &inside, marked)
+        Ok(self.select(&all, &inside, marked))
     }
 
     /// Picks the run's processes out of a listing.
@@ -92,18 +94,19 @@ impl Tree {
     }
 
     /// Sends SIGKILL to everything once and returns how many were alive.
-    pub(crate) fn kill_once(&self) -> usize {
-        let listed = self.members();
-        let mut alive = listed.len();
+    pub(crate) fn kill_once(&self) -> io::Result<usize> {
+        let mut alive = 0;
         if let Some(cgroup) = &self.cgroup {
             alive += usize::from(!cgroup.is_empty());
             // What the kernel could not reach this way is reached one by one below.
             let _ = cgroup.kill();
         }
+        let listed = self.members()?;
+        alive += listed.len();
         for identity in listed {
             let _ = sys::signal(identity, Signal::KILL);
         }
-        alive
+        Ok(alive)
     }
 }
 
@@ -118,9 +121,8 @@ impl Tree {
 pub fn sweep(marker: &str) -> io::Result<Vec<u32>> {
     let tree = Tree { leader: None, cgroup: None, marker: marker.to_owned(), reaper: None };
     let mut killed = Vec::new();
-    sys::processes()?;
     for _ in 0..SWEEP_ROUNDS_MAX {
-        let alive = tree.members();
+        let alive = tree.members()?;
         if alive.is_empty() {
             break;
         }

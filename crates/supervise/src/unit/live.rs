@@ -108,7 +108,8 @@ impl Live {
 
     /// Kills whatever is left, reaps the leader, waits until the tree is seen empty and drains the pipes.
     ///
-    /// Not cancel-safe. Waits as long as the kernel needs to let the last process go.
+    /// Not cancel-safe. Waits as long as the kernel needs to let the last process go: an end is never told of a tree
+    /// that may be alive.
     pub(crate) async fn clear(&mut self) -> Cleared {
         let mut notes = Vec::new();
         let exit = self.kill_and_reap(&mut notes).await;
@@ -120,32 +121,39 @@ impl Live {
         let began = Instant::now();
         let mut pause = Duration::from_micros(500);
         let mut ended = None;
+        // A listing is not atomic. A cgroup knows for sure; without one it takes a second look to believe the first.
+        let mut looks_left = if self.tree.cgroup.is_some() { 1 } else { 2 };
         loop {
             if ended.is_none() {
                 // While the leader is unreaped its id cannot mean another group.
                 let _ = self.signal(Signal::Kill);
             }
-            let alive = self.tree.kill_once();
+            let killed = self.tree.kill_once();
             if ended.is_none() {
                 ended = self.reap();
             }
-            if let Some(exit) = ended
-                && alive == 0
-            {
-                // A kill ends a frozen process too, but leaves the group set to freeze the next incarnation.
-                self.thaw();
-                return exit;
+            if let (Some(exit), Ok(0)) = (ended, &killed) {
+                looks_left -= 1;
+                if looks_left == 0 {
+                    // A kill ends a frozen process too, but leaves the group set to freeze the next incarnation.
+                    self.thaw();
+                    return exit;
+                }
+                continue;
             }
             if notes.is_empty() && began.elapsed() > CLEARING_NOTE_AFTER {
-                notes.push(format!(
-                    "{alive} processes of the tree of process {} do not end although killed; still waiting",
-                    self.pid
-                ));
+                let leader = self.pid;
+                notes.push(match killed {
+                    Ok(alive) => {
+                        format!("{alive} processes below process {leader} took long to end once killed")
+                    }
+                    Err(error) => {
+                        format!("the tree of process {leader} could not be listed for a while: {error}")
+                    }
+                });
             }
-            if alive > 0 || ended.is_none() {
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(20));
-            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
         }
     }
 
@@ -194,7 +202,7 @@ impl Drop for Live {
 fn kill_unwatched(child: &mut Child, tree: &Tree) {
     let _ = platform::signal_group(child.id(), Signal::Kill);
     for _ in 0..UNWATCHED_ROUNDS_MAX {
-        if tree.kill_once() == 0 {
+        if matches!(tree.kill_once(), Ok(0)) {
             break;
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -195,10 +195,11 @@ impl Handle {
         snapshot
     }
 
-    /// Measures the live tree; zero when nothing runs. Reads `/proc`, a few microseconds per process on the machine.
+    /// Measures the live tree; zero when nothing runs (or the system does not tell). Reads `/proc`, a few microseconds per process on the machine.
     pub fn facts(&self) -> Facts {
         let tree: Option<Tree> = self.seen_rx.borrow().tree.clone();
-        tree.map(|tree| crate::platform::facts(&tree.members())).unwrap_or_default()
+        let members = tree.and_then(|tree| tree.members().ok()).unwrap_or_default();
+        crate::platform::facts(&members)
     }
 
     /// Waits until the unit is over and returns its last state. Somebody must keep receiving [`Events`] (or have

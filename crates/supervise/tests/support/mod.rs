@@ -139,7 +139,7 @@ impl Heard {
                 self.last = Some(snapshot);
             }
             Some(UnitEvent::Output { line, .. }) => {
-                self.lines.push(String::from_utf8_lossy(&line).into_owned())
+                self.lines.push(String::from_utf8_lossy(&line).into_owned());
             }
             Some(UnitEvent::Exited { .. }) => self.exits += 1,
             Some(UnitEvent::Note(text)) => self.notes.push(text),
