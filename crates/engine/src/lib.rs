@@ -36,6 +36,8 @@ mod relaunch;
 mod run;
 mod stale;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use node::{Adoption, HostGone, LaunchPlan, Node, Notice};
 pub use run::{Ended, Error, Handle, Options, start};

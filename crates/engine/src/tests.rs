@@ -1,0 +1,547 @@
+//! The engine's decisions as stories: what comes in, what is written, what is said.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ostler_client::Message;
+use ostler_store::Write;
+use ostler_wire::{
+    AgentEvent, AgentId, AgentState, AgentTopic, AlertMessage, ControlReply, DashboardState, DesiredState,
+    DownReply, DownRequest, ErrorCode, ErrorReply, HostRecord, NodeId, OutputMessage, OutputStream,
+    ProcessIdentity, RemoveRequest, RestartPolicy, RunId, SpawnReply, SpawnRequest, StatusCause,
+    StatusMessage, Subject, Timestamp,
+};
+use proptest::prelude::*;
+use serde::de::DeserializeOwned;
+
+use crate::HostGone;
+use crate::event::Event;
+use crate::outcome::{Effect, Outcome};
+use crate::state::{Moment, Policy, State};
+
+#[test]
+fn a_spawn_is_written_before_it_is_launched_and_answered_when_the_host_is_heard() {
+    let mut world = World::new();
+    let out = world.spawn("a", SpawnRequest::default());
+    assert!(matches!(out.writes[0], Write::PutAgent(_)));
+    assert!(out.writes.iter().any(|write| matches!(write, Write::StartRun(_))));
+    assert_eq!(launches(&out), 1);
+    assert!(answers(&out).is_empty(), "not before the host is heard");
+
+    let out = world.status("a", AgentState::Active, 1);
+    let reply: SpawnReply = only_answer(&out);
+    assert_eq!((reply.state, reply.host_pid, reply.pid), (AgentState::Active, 70, Some(77)));
+}
+
+#[test]
+fn a_name_is_taken_once() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    let refusal: ErrorReply = only_answer(&world.spawn("a", SpawnRequest::default()));
+    assert_eq!(refusal.error.code, ErrorCode::DuplicateAgent);
+    assert!(refusal.error.hint.unwrap().contains("ostler stop a"));
+
+    world.end("a", AgentState::Terminated, StatusCause::Requested, false);
+    let refusal: ErrorReply = only_answer(&world.spawn("a", SpawnRequest::default()));
+    assert_eq!(refusal.error.code, ErrorCode::DuplicateAgent, "a stopped one keeps its name");
+    let out = world.spawn("a", SpawnRequest { replace: true, ..SpawnRequest::default() });
+    assert_eq!(launches(&out), 1);
+}
+
+#[test]
+fn a_refused_program_leaves_no_agent_behind() {
+    let mut world = World::new();
+    let refusal = ErrorReply::new(ErrorCode::MissingProgram, "no");
+    let out = world.apply(Event::Spawn {
+        agent: id("a"),
+        request: Box::default(),
+        checked: Err(refusal),
+        message: request("agent.a.spawn"),
+    });
+    assert_eq!(only_answer::<ErrorReply>(&out).error.code, ErrorCode::MissingProgram);
+    assert!(out.writes.is_empty() && world.state.agents.is_empty());
+}
+
+#[test]
+fn a_program_that_turns_out_not_to_run_refuses_the_spawn_with_the_reason() {
+    let mut world = World::new();
+    world.spawn("a", SpawnRequest::default());
+    let mut status = world.status_of("a", AgentState::Error, 1);
+    status.cause = StatusCause::SpawnFailed;
+    status.message = Some("exec format error".into());
+    let out = world.apply(Event::Status(Box::new(status)));
+    let refusal: ErrorReply = only_answer(&out);
+    assert!(refusal.error.message.contains("exec format error"), "{}", refusal.error.message);
+    assert_eq!(alerts(&out)[0].code, "spawn_failed");
+}
+
+#[test]
+fn requests_wait_for_a_host_that_is_starting_and_are_sent_to_it_when_it_is_heard() {
+    let mut world = World::new();
+    world.spawn("a", SpawnRequest::default());
+    assert!(answers(&world.control("a", AgentTopic::Pause)).is_empty());
+    let out = world.status("a", AgentState::Active, 1);
+    let forwarded: Vec<_> = out
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Forward(message) => Some(message.subject.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(forwarded, ["agent.a.pause"]);
+    assert!(world.control("a", AgentTopic::Pause).effects.is_empty(), "from here on the host answers alone");
+}
+
+#[test]
+fn every_verb_on_an_unknown_agent_is_refused() {
+    let mut world = World::new();
+    for topic in [
+        AgentTopic::Stop,
+        AgentTopic::Pause,
+        AgentTopic::Resume,
+        AgentTopic::Restart,
+        AgentTopic::Kill,
+        AgentTopic::Command,
+        AgentTopic::Input,
+        AgentTopic::Status,
+    ] {
+        let refusal: ErrorReply = only_answer(&world.control("nobody", topic));
+        assert_eq!(refusal.error.code, ErrorCode::UnknownAgent);
+    }
+    let message = request("agent.nobody.remove");
+    let out = world.apply(Event::Remove { agent: id("nobody"), request: RemoveRequest::default(), message });
+    assert_eq!(only_answer::<ErrorReply>(&out).error.code, ErrorCode::UnknownAgent);
+}
+
+#[test]
+fn a_stopped_agent_is_answered_for() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    world.end("a", AgentState::Terminated, StatusCause::Requested, false);
+    let stop: ControlReply = only_answer(&world.control("a", AgentTopic::Stop));
+    assert!(!stop.changed);
+    let pause: ErrorReply = only_answer(&world.control("a", AgentTopic::Pause));
+    assert_eq!(pause.error.code, ErrorCode::IllegalState);
+    assert!(pause.error.message.contains("terminated"), "{}", pause.error.message);
+    let input: ErrorReply = only_answer(&world.control("a", AgentTopic::Input));
+    assert_eq!(input.error.code, ErrorCode::NotRunning);
+    let status: StatusMessage = only_answer(&world.control("a", AgentTopic::Status));
+    assert_eq!(status.state, AgentState::Terminated);
+    let out = world.control("a", AgentTopic::Restart);
+    assert_eq!((only_answer::<ControlReply>(&out).state, launches(&out)), (AgentState::Starting, 1));
+    assert_eq!(world.desired("a"), DesiredState::Running);
+}
+
+#[test]
+fn a_restart_between_the_last_word_and_the_hosts_end_waits_for_the_end() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    world.status("a", AgentState::Terminated, 5);
+    let out = world.control("a", AgentTopic::Restart);
+    assert_eq!(launches(&out), 0, "the old host still holds the lock");
+    let out = world.gone("a", None);
+    assert_eq!(launches(&out), 1);
+}
+
+#[test]
+fn an_agent_that_was_stopped_stays_stopped_and_one_that_went_down_with_the_daemon_comes_back() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    world.end("a", AgentState::Terminated, StatusCause::Requested, false);
+    assert_eq!(world.desired("a"), DesiredState::Stopped);
+
+    let mut world = World::running("a", RestartPolicy::Always);
+    world.end("a", AgentState::Terminated, StatusCause::Requested, true);
+    assert_eq!(world.desired("a"), DesiredState::Running);
+}
+
+#[test]
+fn a_lost_host_is_replaced_after_its_wait_by_policy() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    let out = world.gone("a", None);
+    assert_eq!(alerts(&out)[0].code, "host_lost");
+    assert_eq!(launches(&out), 0);
+    assert_eq!(world.state.agents[&id("a")].state(), AgentState::Starting);
+    assert_eq!(launches(&world.tick(100)), 0, "too early");
+    assert_eq!(launches(&world.tick(200)), 1);
+
+    let mut world = World::running("b", RestartPolicy::Never);
+    world.gone("b", None);
+    assert_eq!(launches(&world.tick(60_000)), 0);
+    assert_eq!(world.state.agents[&id("b")].state(), AgentState::Error);
+}
+
+#[test]
+fn a_host_lost_again_and_again_is_given_up_with_the_reason() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    for round in 0..5 {
+        world.gone("a", None);
+        assert_eq!(launches(&world.tick(60_000)), 1, "round {round}");
+        // Heard, but never for long: the clock of the story moves only with ticks that find nothing due.
+        world.state.agents.get_mut(&id("a")).unwrap().run.as_mut().unwrap().started_at = world.now;
+        world.status("a", AgentState::Active, 1);
+    }
+    let out = world.gone("a", None);
+    assert!(alerts(&out)[0].text.contains("6 times in a row"), "{:?}", alerts(&out));
+    assert_eq!(launches(&world.tick(60_000)), 0);
+    assert_eq!(world.state.agents[&id("a")].summary(&node()).cause, StatusCause::CrashLoop);
+}
+
+#[test]
+fn stopping_an_agent_that_waits_to_be_replaced_cancels_the_wait() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    world.gone("a", None);
+    let reply: ControlReply = only_answer(&world.control("a", AgentTopic::Stop));
+    assert!(reply.changed);
+    assert_eq!(launches(&world.tick(60_000)), 0);
+    assert_eq!(world.desired("a"), DesiredState::Stopped);
+}
+
+#[test]
+fn only_a_stopped_agent_is_removed_unless_forced() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    let remove = |force| Event::Remove {
+        agent: id("a"),
+        request: RemoveRequest { force },
+        message: request("agent.a.remove"),
+    };
+    let refusal: ErrorReply = only_answer(&world.apply(remove(false)));
+    assert_eq!(refusal.error.code, ErrorCode::IllegalState);
+    let out = world.apply(remove(true));
+    assert_eq!(published(&out), ["agent.a.stop"]);
+    assert!(answers(&out).is_empty());
+    let out = world.end("a", AgentState::Terminated, StatusCause::Requested, false);
+    assert!(out.writes.iter().any(|write| matches!(write, Write::RemoveAgent(_))));
+    assert!(out.effects.iter().any(|effect| matches!(effect, Effect::Forget(_))));
+    assert!(only_answer::<ControlReply>(&out).changed);
+    assert!(world.state.agents.is_empty());
+}
+
+#[test]
+fn going_down_stops_every_agent_keeps_what_was_wanted_and_ends_when_all_are_gone() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    let message = Some(request("node.local.down"));
+    let out = world.apply(Event::Down { request: DownRequest::default(), message });
+    assert!(published(&out).contains(&"agent.a.stop".to_owned()));
+    assert!(!ends(&out));
+    assert!(
+        published(&world.tick(1000)).contains(&"agent.a.stop".to_owned()),
+        "asked again until it is gone"
+    );
+    world.end("a", AgentState::Terminated, StatusCause::Requested, true);
+    let out = world.tick(1000);
+    assert!(ends(&out));
+    assert_eq!(only_answer::<DownReply>(&out).stopped, 1);
+    assert_eq!(world.desired("a"), DesiredState::Running);
+}
+
+#[test]
+fn going_down_alone_leaves_the_agents() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    let out =
+        world.apply(Event::Down { request: DownRequest { keep_agents: true }, message: Some(request("x")) });
+    assert!(ends(&out));
+    assert_eq!(only_answer::<DownReply>(&out).kept, 1);
+    assert!(!published(&out).contains(&"agent.a.stop".to_owned()));
+}
+
+#[test]
+fn three_missed_heartbeats_degrade_an_agent_once_and_the_next_word_mends_it() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    assert!(alerts(&world.tick(45_000)).is_empty());
+    let out = world.tick(1);
+    assert_eq!(alerts(&out)[0].code, "heartbeat_missed");
+    assert!(alerts(&world.tick(60_000)).is_empty(), "told once");
+    assert!(world.state.agents[&id("a")].degraded);
+    let out = world.status("a", AgentState::Active, 9);
+    assert!(!world.state.agents[&id("a")].degraded);
+    assert!(deltas(&out).iter().any(|(_, kind)| kind == "agent.recovered"));
+}
+
+#[test]
+fn an_older_status_changes_nothing() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    world.status("a", AgentState::Paused, 7);
+    let out = world.status("a", AgentState::Active, 6);
+    assert!(out.writes.is_empty());
+    assert_eq!(world.state.agents[&id("a")].state(), AgentState::Paused);
+}
+
+#[test]
+fn events_are_numbered_without_a_gap_and_written_before_they_are_announced() {
+    let mut world = World::new();
+    let mut written = Vec::new();
+    let mut announced = Vec::new();
+    let mut take = |out: &Outcome| {
+        written.extend(out.writes.iter().filter_map(|write| match write {
+            Write::AppendEvent(event) => Some(event.seq),
+            _ => None,
+        }));
+        announced.extend(deltas(out).into_iter().map(|(seq, _)| seq));
+        assert_eq!(written, announced);
+    };
+    take(&world.spawn("a", SpawnRequest { restart: RestartPolicy::Always, ..SpawnRequest::default() }));
+    take(&world.status("a", AgentState::Active, 1));
+    take(&world.gone("a", None));
+    take(&world.tick(60_000));
+    assert_eq!(written, (1..=written.len() as u64).collect::<Vec<_>>());
+    assert!(written.len() >= 5);
+}
+
+#[test]
+fn spooled_output_is_taken_when_the_host_is_gone() {
+    let mut world = World::running("a", RestartPolicy::Never);
+    world.output("a", 1, None);
+    let run_id = world.run("a");
+    let spool = vec![output_message("a", run_id, 2, None), output_message("a", run_id, 3, None)];
+    let out =
+        world.apply(Event::HostGone(Box::new(HostGone { agent_id: id("a"), run_id, record: None, spool })));
+    assert_eq!(recorded(&out), [2, 3]);
+}
+
+#[test]
+fn a_gap_is_told_once_and_a_dropped_range_closes_it() {
+    let mut world = World::running("a", RestartPolicy::Never);
+    assert_eq!(ack(&world.output("a", 1, None)), Some((1, false)));
+    assert_eq!(ack(&world.output("a", 3, None)), Some((1, true)));
+    assert_eq!(ack(&world.output("a", 4, None)), None, "told already");
+    assert_eq!(ack(&world.output("a", 1, None)), Some((1, false)), "sent again: acknowledged again");
+    let dropped = AgentEvent::Dropped { from_seq: 2, to_seq: 4, bytes: 10 };
+    let out = world.output("a", 4, Some(dropped));
+    assert_eq!(ack(&out), Some((4, false)));
+    assert_eq!(alerts(&out)[0].code, "output_dropped");
+    assert_eq!(ack(&world.output("a", 5, None)), Some((5, false)));
+}
+
+proptest! {
+    #[test]
+    fn whatever_arrives_the_log_is_the_numbers_in_order_each_once(arrivals in prop::collection::vec(1u64..40, 0..400)) {
+        let mut world = World::running("a", RestartPolicy::Never);
+        let mut log = Vec::new();
+        for seq in arrivals {
+            let out = world.output("a", seq, None);
+            log.extend(recorded(&out));
+            if let Some((up_to, _)) = ack(&out) {
+                prop_assert_eq!(up_to, log.len() as u64, "only what is recorded is acknowledged");
+            }
+        }
+        prop_assert_eq!(&log, &(1..=log.len() as u64).collect::<Vec<_>>());
+    }
+}
+
+/// An engine's state with a clock of its own.
+struct World {
+    state: State,
+    now: Timestamp,
+}
+
+impl World {
+    fn new() -> Self {
+        let now = Timestamp::from_second(1_000_000).unwrap();
+        let policy = Policy {
+            node: node(),
+            version: "0".into(),
+            pid: 1,
+            bus_url: String::new(),
+            state_dir: String::new(),
+            started_at: now,
+            heartbeat_ms: 15_000,
+            log_bytes_max: 1 << 20,
+            events_max: 10_000,
+        };
+        Self { state: State::new(policy, 0), now }
+    }
+
+    /// A world in which `agent` runs and was heard.
+    fn running(agent: &str, restart: RestartPolicy) -> Self {
+        let mut world = Self::new();
+        world.spawn(agent, SpawnRequest { restart, ..SpawnRequest::default() });
+        world.status(agent, AgentState::Active, 1);
+        world
+    }
+
+    fn apply(&mut self, event: Event) -> Outcome {
+        let mut out = Outcome::default();
+        let moment = Moment { now: self.now, random: 1.0, new_run: next_run };
+        self.state.apply(event, &moment, &mut out);
+        out
+    }
+
+    fn tick(&mut self, ms: i64) -> Outcome {
+        self.now = Timestamp::from_millisecond(self.now.as_millisecond() + ms).unwrap();
+        self.apply(Event::Tick)
+    }
+
+    fn spawn(&mut self, agent: &str, spawn: SpawnRequest) -> Outcome {
+        let message = request(&format!("agent.{agent}.spawn"));
+        self.apply(Event::Spawn { agent: id(agent), request: Box::new(spawn), checked: Ok(()), message })
+    }
+
+    fn control(&mut self, agent: &str, topic: AgentTopic) -> Outcome {
+        let message = request(&Subject::Agent(id(agent), topic.clone()).to_string());
+        self.apply(Event::Control { agent: id(agent), topic, message })
+    }
+
+    fn status_of(&self, agent: &str, state: AgentState, revision: u64) -> StatusMessage {
+        let mut status = self.state.agents[&id(agent)].run.as_ref().unwrap().status.clone();
+        status.state = state;
+        status.status = state.to_string();
+        status.revision = revision;
+        status.host_pid = Some(70);
+        status.pid = Some(77);
+        status
+    }
+
+    fn status(&mut self, agent: &str, state: AgentState, revision: u64) -> Outcome {
+        let status = self.status_of(agent, state, revision);
+        self.apply(Event::Status(Box::new(status)))
+    }
+
+    fn output(&mut self, agent: &str, seq: u64, event: Option<AgentEvent>) -> Outcome {
+        let output = output_message(agent, self.run(agent), seq, event);
+        self.apply(Event::Output { output: Box::new(output), reply: Some("_INBOX.ack".into()) })
+    }
+
+    fn run(&self, agent: &str) -> RunId {
+        self.state.agents[&id(agent)].run.as_ref().unwrap().id
+    }
+
+    fn gone(&mut self, agent: &str, record: Option<HostRecord>) -> Outcome {
+        let run_id = self.run(agent);
+        self.apply(Event::HostGone(Box::new(HostGone {
+            agent_id: id(agent),
+            run_id,
+            record,
+            spool: Vec::new(),
+        })))
+    }
+
+    /// The host says its last word and goes.
+    fn end(&mut self, agent: &str, state: AgentState, cause: StatusCause, keep_desired: bool) -> Outcome {
+        let mut status = self.status_of(agent, state, 1000);
+        status.cause = cause;
+        let process = ProcessIdentity { pid: 70, start_time: 1 };
+        let record = HostRecord {
+            run_id: status.run_id,
+            host: process,
+            guard: process,
+            agent: None,
+            cgroup: None,
+            status,
+            last_seq: 0,
+            keep_desired,
+            updated_at: self.now,
+        };
+        self.gone(agent, Some(record))
+    }
+
+    fn desired(&self, agent: &str) -> DesiredState {
+        self.state.agents[&id(agent)].row.desired
+    }
+}
+
+fn next_run() -> RunId {
+    RunId::generate()
+}
+
+fn id(text: &str) -> AgentId {
+    AgentId::parse(text).unwrap()
+}
+
+fn node() -> NodeId {
+    NodeId::parse("local").unwrap()
+}
+
+fn request(subject: &str) -> Message {
+    static INBOX: AtomicU64 = AtomicU64::new(0);
+    let reply = format!("_INBOX.{}", INBOX.fetch_add(1, Ordering::Relaxed));
+    Message { subject: subject.to_owned(), reply: Some(reply), payload: Default::default() }
+}
+
+fn output_message(agent: &str, run_id: RunId, seq: u64, event: Option<AgentEvent>) -> OutputMessage {
+    OutputMessage {
+        agent_id: id(agent),
+        run_id,
+        generation: 1,
+        seq,
+        stream: if event.is_some() { OutputStream::Event } else { OutputStream::Stdout },
+        data: None,
+        data_base64: None,
+        partial: false,
+        event,
+        raw: None,
+        input_id: None,
+        timestamp: Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn answers(out: &Outcome) -> Vec<&[u8]> {
+    out.effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Answer { payload, .. } => Some(payload.as_ref()),
+            _ => None,
+        })
+        .collect()
+}
+
+fn only_answer<T: DeserializeOwned>(out: &Outcome) -> T {
+    let answers = answers(out);
+    assert_eq!(answers.len(), 1, "{:?}", out.effects);
+    serde_json::from_slice(answers[0]).unwrap()
+}
+
+fn published(out: &Outcome) -> Vec<String> {
+    out.effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Publish { subject, .. } => Some(subject.to_string()),
+            _ => None,
+        })
+        .filter(|subject| subject.starts_with("agent."))
+        .collect()
+}
+
+fn payloads<T: DeserializeOwned>(out: &Outcome, on: &Subject) -> Vec<T> {
+    out.effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Publish { subject, payload } if subject == on => {
+                Some(serde_json::from_slice(payload).unwrap())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+fn alerts(out: &Outcome) -> Vec<AlertMessage> {
+    payloads(out, &Subject::DashboardAlert)
+}
+
+fn deltas(out: &Outcome) -> Vec<(u64, String)> {
+    payloads(out, &Subject::DashboardState)
+        .into_iter()
+        .filter_map(|state| match state {
+            DashboardState::Delta { seq, event, .. } => Some((seq, event.kind)),
+            DashboardState::Snapshot { .. } => None,
+        })
+        .collect()
+}
+
+fn launches(out: &Outcome) -> usize {
+    out.effects.iter().filter(|effect| matches!(effect, Effect::Launch(_))).count()
+}
+
+fn ends(out: &Outcome) -> bool {
+    out.effects.iter().any(|effect| matches!(effect, Effect::End(_)))
+}
+
+fn recorded(out: &Outcome) -> Vec<u64> {
+    out.writes
+        .iter()
+        .filter_map(|write| match write {
+            Write::AppendOutput(output) => Some(output.seq),
+            _ => None,
+        })
+        .collect()
+}
+
+fn ack(out: &Outcome) -> Option<(u64, bool)> {
+    out.acks.values().next().map(|(_, ack)| (ack.recorded, ack.rewind))
+}
