@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version INFO claims, because clients switch features on by it: 2.10 is the first whose core features
 /// (`$SYS.REQ.USER.INFO` included) are all served here.
@@ -48,12 +48,19 @@ pub(crate) struct Connect {
     pub(crate) headers: bool,
     pub(crate) no_responders: bool,
     pub(crate) protocol: i32,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) name: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) account: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) nkey: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) sig: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) auth_token: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) user: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) pass: String,
 }
 
@@ -77,9 +84,22 @@ impl Default for Connect {
     }
 }
 
+/// Go's decoder leaves a field alone when it reads `null`, and clients rely on it: async-nats sends `"jwt":null`.
+fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn null_means_not_given() {
+        let connect: Connect =
+            serde_json::from_str(r#"{"jwt":null,"user":null,"pass":null,"auth_token":null,"nkey":"U1"}"#)
+                .unwrap();
+        assert_eq!((connect.user.as_str(), connect.nkey.as_str()), ("", "U1"));
+    }
 
     #[test]
     fn an_empty_connect_is_verbose_pedantic_and_echoes() {
