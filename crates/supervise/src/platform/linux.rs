@@ -46,6 +46,45 @@ pub(crate) fn processes() -> io::Result<Vec<Process>> {
     Ok(found)
 }
 
+/// Returns a process and everything below it, parents before children, without looking at the rest of the machine.
+/// `None` if the kernel keeps no lists of children (CONFIG_PROC_CHILDREN). Not atomic either.
+pub(crate) fn family(top: u32) -> io::Result<Option<Vec<Process>>> {
+    if !fs::exists(format!("/proc/{top}/task/{top}/children"))? {
+        return Ok(None);
+    }
+    let mut found = Vec::new();
+    let mut level = vec![top];
+    while !level.is_empty() {
+        found.extend(level.iter().filter_map(|pid| process(*pid)));
+        let mut next = Vec::new();
+        for pid in level {
+            children(pid, &mut next)?;
+        }
+        next.retain(|pid| !found.iter().any(|known: &Process| known.identity.pid == *pid));
+        level = next;
+    }
+    Ok(Some(found))
+}
+
+/// Adds the children of a process: each of its threads has a list of those it forked.
+fn children(pid: u32, found: &mut Vec<u32>) -> io::Result<()> {
+    let tasks = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Ok(tasks) => tasks,
+        Err(error) if is_gone_or_hidden(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for task in tasks {
+        // A thread that ends hands its children to another; the caller looks more than once.
+        let list = match task.and_then(|task| fs::read_to_string(task.path().join("children"))) {
+            Ok(list) => list,
+            Err(error) if is_gone_or_hidden(&error) => continue,
+            Err(error) => return Err(error),
+        };
+        found.extend(list.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    Ok(())
+}
+
 fn is_gone_or_hidden(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
         || error.raw_os_error() == Some(libc::ESRCH)

@@ -61,6 +61,12 @@ pub(crate) fn processes() -> io::Result<Vec<Process>> {
     Ok(pids.iter().take(count).filter_map(|pid| process(u32::try_from(*pid).ok()?)).collect())
 }
 
+/// There are no lists of children here.
+#[expect(clippy::unnecessary_wraps, reason = "same signature as where it can fail")]
+pub(crate) fn family(_top: u32) -> io::Result<Option<Vec<Process>>> {
+    Ok(None)
+}
+
 /// More processes than a macOS machine allows by default.
 const PIDS_MAX: usize = 16 * 1024;
 

@@ -33,15 +33,27 @@ impl Tree {
     }
 
     pub(crate) fn processes(&self) -> io::Result<Vec<Process>> {
-        let all = sys::processes()?;
+        let all = self.listing()?;
         let inside = self.cgroup.as_ref().map(Cgroup::members).unwrap_or_default();
         let variable = format!("{MARKER_VARIABLE}={}", self.marker).into_bytes();
-        // Below a guard ancestry finds everything, so the environments need not be read.
+        // Below a guard ancestry finds everything, so neither the rest of the machine nor the environments need be read.
         let guarded = self.guard_above(&all).is_some();
         let marked = |process: &Process| {
             !guarded && !self.marker.is_empty() && sys::has_variable(process.identity.pid, &variable)
         };
         Ok(self.select(&all, &inside, marked))
+    }
+
+    /// Lists the processes among which the run's are: below a guard only its family, which is a small part of a busy
+    /// machine.
+    fn listing(&self) -> io::Result<Vec<Process>> {
+        if let Some(guard) = self.reaper
+            && guard.pid == std::os::unix::process::parent_id()
+            && let Some(family) = sys::family(guard.pid)?
+        {
+            return Ok(family);
+        }
+        sys::processes()
     }
 
     /// Picks the run's processes out of a listing.
