@@ -5,6 +5,7 @@
 
 mod arrows;
 mod links;
+mod manifest;
 mod mask;
 mod rust;
 mod text;
@@ -68,6 +69,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
         findings.extend(text::check(source));
         if source.path.ends_with(".rs") {
             findings.extend(rust::check(source));
+        }
+        if source.path.ends_with("Cargo.toml") {
+            findings.extend(manifest::check(source));
         }
         if source.path.ends_with(".md") {
             findings.extend(links::check(source, &|path| root.join(path).exists()));

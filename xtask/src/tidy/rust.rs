@@ -9,6 +9,8 @@ const LINES_ADVISED: usize = 600;
 const LINES_MAX: usize = 900;
 /// The one place that may call the operating system without a safety net and start processes.
 const PLATFORM: &str = "crates/supervise/src/platform";
+/// Crates whose types are not promises to anybody: what travels is a type of `wire`, and they convert to it.
+const NOT_SERIALISED: &[&str] = &["broker-proto", "supervise", "engine", "host", "client", "queue"];
 /// Words that promise work instead of doing it. Written in two halves so that this file does not trip over itself.
 const PROMISES: &[&str] = &[concat!("FIX", "ME"), concat!("TO", "DO"), concat!("XX", "X")];
 
@@ -53,6 +55,11 @@ fn code_line(path: &str, index: usize, line: &str, product: bool) -> Vec<Finding
             findings.push(Finding::error(path, index + 1, format!("{stub}!: write it, or leave it out")));
         }
     }
+    if product && line.contains("derive(") && has_word(line, "Serialize") && is_inner(path) {
+        let text =
+            "inner types are not serialised: a derive is a promise; convert to a type of wire at the edge";
+        findings.push(Finding::error(path, index + 1, text));
+    }
     if path.starts_with(PLATFORM) {
         return findings;
     }
@@ -65,6 +72,10 @@ fn code_line(path: &str, index: usize, line: &str, product: bool) -> Vec<Finding
         findings.push(Finding::error(path, index + 1, text));
     }
     findings
+}
+
+fn is_inner(path: &str) -> bool {
+    path.split('/').nth(1).is_some_and(|krate| NOT_SERIALISED.contains(&krate))
 }
 
 fn starts_processes(line: &str) -> bool {
@@ -146,6 +157,13 @@ mod tests {
         assert_eq!(lines("crates/host/src/a.rs", text), [2]);
         assert_eq!(lines("tests/tests/a.rs", text), [2]);
         assert!(lines("crates/supervise/src/platform/linux.rs", text).is_empty());
+    }
+
+    #[test]
+    fn inner_types_are_not_serialised() {
+        let text = "//! A.\n#[derive(Debug, Serialize)]\nstruct A;\nfn f<T: Serialize>(t: T) {}\n";
+        assert_eq!(lines("crates/engine/src/a.rs", text), [2]);
+        assert!(lines("crates/wire/src/a.rs", text).is_empty());
     }
 
     #[test]
