@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, control, doctor, down, events, logs, ps, rm, run, send, spawn, status, stop,
+    attach, completions, config, control, demo, doctor, down, events, host, logs, ps, rm, run, send, spawn,
+    status, stop, up,
 };
 use crate::exit::EXIT_CODES_HELP;
 use crate::screen::{Detail, Format, Screen};
@@ -68,6 +69,10 @@ impl Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// See all of it in ten seconds: a daemon, three agents, a crash, a kill -9
+    Demo(demo::Args),
+    /// Start the daemon, its message bus inside
+    Up(up::Args),
     /// Stop the daemon and its agents
     Down(down::Args),
     /// Start an agent
@@ -100,8 +105,16 @@ pub(crate) enum Verb {
     Events(events::Args),
     /// Check that everything needed is there
     Doctor(doctor::Args),
+    /// Show or check the configuration
+    Config(config::Args),
     /// Print the completion script of a shell
     Completions(completions::Args),
+    /// Run one agent; started by the daemon
+    #[command(hide = true)]
+    Host(host::Args),
+    /// Play an agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::AgentArgs),
 }
 
 #[cfg(test)]

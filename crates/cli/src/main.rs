@@ -5,8 +5,10 @@ mod checkup;
 mod cli;
 mod commands;
 mod connect;
+mod demo;
 mod exit;
 mod follow;
+mod launch;
 mod render;
 mod screen;
 mod wait;
@@ -21,7 +23,8 @@ use clap::Parser;
 use crate::cli::{Cli, Global, Verb};
 use crate::commands::control::Control;
 use crate::commands::{
-    attach, completions, control, doctor, down, events, logs, ps, rm, run, send, spawn, status, stop,
+    attach, completions, config, control, demo as demo_verb, doctor, down, events, logs, ps, rm, run, send,
+    spawn, status, stop, up,
 };
 use crate::connect::Places;
 use crate::exit::{Exit, Failure, Outcome};
@@ -67,7 +70,14 @@ fn dispatch(verb: Verb, global: &Global, screen: Screen) -> Outcome<ExitCode> {
         })
     };
     match verb {
+        // Before anything that could start a thread: it forks.
+        Verb::Host(args) => return Ok(ostler_host::main(&args.run_dir)),
+        Verb::DemoAgent(args) => return Ok(ExitCode::from(demo::agents::play(args.role))),
         Verb::Completions(args) => completions::run(&args, screen)?,
+        Verb::Config(args) => config::run(&args, &places()?, screen)?,
+        Verb::Up(args) if args.detach => block_on(up::background(&args, &places()?, screen))?,
+        Verb::Up(args) => up::foreground(&args, &places()?, screen)?,
+        Verb::Demo(args) => block_on(demo_verb::run(&args, screen))?,
         Verb::Run(args) => return block_on(run::run(args, &places()?, screen)),
         Verb::Doctor(args) => return block_on(doctor::run(&args, &places()?, screen)),
         Verb::Down(args) => block_on(down::run(&args, &places()?, screen))?,

@@ -2,10 +2,13 @@
 
 pub(crate) mod attach;
 pub(crate) mod completions;
+pub(crate) mod config;
 pub(crate) mod control;
+pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod down;
 pub(crate) mod events;
+pub(crate) mod host;
 pub(crate) mod logs;
 pub(crate) mod ps;
 pub(crate) mod rm;
@@ -14,3 +17,4 @@ pub(crate) mod send;
 pub(crate) mod spawn;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod up;

@@ -2,6 +2,7 @@
 //! it; the screen strips them where they do not belong.
 
 pub(crate) mod agents;
+pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod output;
 pub(crate) mod style;
