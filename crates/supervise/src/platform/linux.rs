@@ -1,5 +1,6 @@
 //! Linux: `/proc` and pidfds.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -53,6 +54,7 @@ pub(crate) fn family(top: u32) -> io::Result<Option<Vec<Process>>> {
         return Ok(None);
     }
     let mut found = Vec::new();
+    let mut seen = HashSet::from([top]);
     let mut level = vec![top];
     while !level.is_empty() {
         found.extend(level.iter().filter_map(|pid| process(*pid)));
@@ -60,7 +62,7 @@ pub(crate) fn family(top: u32) -> io::Result<Option<Vec<Process>>> {
         for pid in level {
             children(pid, &mut next)?;
         }
-        next.retain(|pid| !found.iter().any(|known: &Process| known.identity.pid == *pid));
+        next.retain(|pid| seen.insert(*pid));
         level = next;
     }
     Ok(Some(found))
@@ -177,7 +179,10 @@ pub(crate) fn die_with_parent(parent: u32) -> io::Result<()> {
     Err(io::Error::from_raw_os_error(libc::EOWNERDEAD))
 }
 
-/// Makes orphans below this process its children instead of init's.
-pub(crate) fn adopt_orphans() -> io::Result<()> {
+/// Makes orphans below this process its children instead of init's; whoever calls it reaps them.
+///
+/// # Errors
+/// When the kernel does not know subreapers (Linux before 3.4).
+pub fn adopt_orphans() -> io::Result<()> {
     Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
 }

@@ -121,6 +121,9 @@ pub(crate) fn die_with_parent(_parent: u32) -> io::Result<()> {
 }
 
 /// There is no subreaper: orphans go to launchd.
-pub(crate) fn adopt_orphans() -> io::Result<()> {
+///
+/// # Errors
+/// Never.
+pub fn adopt_orphans() -> io::Result<()> {
     Ok(())
 }

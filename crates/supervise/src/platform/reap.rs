@@ -1,5 +1,6 @@
 //! A guard's duties towards its children: reaping, passing SIGTERM on, killing everything below.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -41,8 +42,13 @@ pub(crate) fn kill_descendants() -> bool {
             Ok(None) | Err(_) => break,
         }
     }
-    let all = sys::processes().unwrap_or_default();
-    for process in below(std::process::id(), &all) {
+    let own = std::process::id();
+    let family = match sys::family(own) {
+        Ok(Some(family)) => family,
+        // A failed look is repeated by the caller.
+        _ => below(own, sys::processes().unwrap_or_default()),
+    };
+    for process in family.iter().filter(|process| process.identity.pid != own && !process.is_dead()) {
         // Gone or not ours to signal: the next round will tell.
         let _ = sys::signal(process.identity, Signal::KILL);
     }
@@ -65,23 +71,17 @@ pub(crate) async fn end_of_file(pipe: &OwnedFd) {
     }
 }
 
-/// Returns every live process below `top`.
-fn below(top: u32, all: &[Process]) -> Vec<Process> {
-    let mut found: Vec<Process> = Vec::new();
-    let mut level = vec![top];
-    while !level.is_empty() {
-        // A process without a child of its own adds nothing; a cycle cannot be, but a reused id could fake one.
-        let next: Vec<Process> = all
-            .iter()
-            .filter(|process| level.contains(&process.parent) && process.identity.pid != top)
-            .filter(|process| !found.iter().any(|known| known.identity.pid == process.identity.pid))
-            .copied()
-            .collect();
-        level = next.iter().map(|process| process.identity.pid).collect();
-        found.extend(next);
-    }
-    found.retain(|process| !process.is_dead());
-    found
+/// Picks a process and everything below it out of a listing.
+fn below(top: u32, all: Vec<Process>) -> Vec<Process> {
+    let parents: HashMap<u32, u32> =
+        all.iter().map(|process| (process.identity.pid, process.parent)).collect();
+    let descends = |process: &Process| {
+        // A chain of parents longer than the listing is a circle, which only reused ids can make.
+        std::iter::successors(Some(process.identity.pid), |pid| parents.get(pid).copied())
+            .take(parents.len() + 1)
+            .any(|pid| pid == top)
+    };
+    all.iter().copied().filter(descends).collect()
 }
 
 fn exit_of(status: WaitStatus) -> Exit {
