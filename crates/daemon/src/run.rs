@@ -8,7 +8,7 @@ use ostler_broker::{Server, Users};
 use ostler_client::{Bus, Client, Options as ClientOptions};
 use ostler_engine::Handle;
 use ostler_store::Store;
-use ostler_supervise::platform::{FileLock, LockError, cgroup_parent, lock_file};
+use ostler_supervise::platform::{FileLock, LockError, adopt_orphans, cgroup_parent, lock_file};
 use ostler_wire::{DownRequest, Endpoint, Timestamp};
 use tokio::sync::mpsc;
 
@@ -44,6 +44,7 @@ pub fn main(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error> 
 async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error> {
     let started_at = Timestamp::now();
     let mut signals = Signals::new().map_err(Error::Runtime)?;
+    adopt_orphans().map_err(Error::Runtime)?;
     let state = StateDir::new(&config.state_dir);
     make_dir(state.path())?;
     make_dir(&state.agents())?;

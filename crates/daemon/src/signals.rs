@@ -1,5 +1,6 @@
 //! What signals mean to the daemon.
 
+use ostler_supervise::platform::reap_orphans;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// What a signal asks for.
@@ -17,6 +18,7 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    child: Signal,
 }
 
 impl Signals {
@@ -25,6 +27,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            child: signal(SignalKind::child())?,
         })
     }
 
@@ -35,6 +38,8 @@ impl Signals {
                 _ = self.interrupt.recv() => return Asked::EndAll,
                 _ = self.terminate.recv() => return Asked::EndAlone,
                 _ = self.hangup.recv() => tracing::info!("SIGHUP ignored"),
+                // Guards of runs that ended, and what a killed guard left: in a container nobody else reaps them.
+                _ = self.child.recv() => reap_orphans(),
             }
         }
     }

@@ -7,14 +7,30 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{WaitOptions, wait};
 
 use super::spawn::{log_or_null, reset_signals};
+
+/// Held while a child of ours is waited for by its id, so that [`reap_orphans`] does not take its status away. Std,
+/// because it guards a few system calls and no `.await`.
+static CHILDREN: Mutex<()> = Mutex::new(());
+
+/// Reaps every ended child that nobody waits for: processes this one adopted because it is a
+/// [subreaper](super::adopt_orphans). Call it at SIGCHLD.
+///
+/// Only for programs whose children are all started by [`spawn_detached`]: the status of any other would be lost.
+pub fn reap_orphans() {
+    let _reaping = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
+}
 
 /// Starts a program in a session of its own, in `/`, with exactly this environment; stdin is empty, stdout and stderr
 /// are appended to `log_file` (or dropped). Returns its process id.
 ///
-/// It is not our child: it is adopted by init (or the nearest subreaper), so no zombie is left here. Watch it with
-/// [`pidfd_exited`](super::pidfd_exited).
+/// It is not our child: it is adopted by init, or by the nearest subreaper, which may be this process; that one calls
+/// [`reap_orphans`]. Watch it with [`pidfd_exited`](super::pidfd_exited).
 ///
 /// # Errors
 /// When the program is missing or cannot be run, or the log file cannot be opened.
@@ -52,9 +68,11 @@ pub fn spawn_detached(
     };
     // SAFETY: the closure only makes system calls and forks (see there); it allocates nothing.
     unsafe { command.pre_exec(before_exec) };
+    let reaping = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut between = command.spawn()?;
     drop(command);
     between.wait()?;
+    drop(reaping);
     let mut pid = [0; 4];
     told.read_exact(&mut pid)?;
     Ok(u32::from_ne_bytes(pid))

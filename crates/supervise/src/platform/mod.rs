@@ -28,13 +28,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use cgroup::{Cgroup, cgroup_parent};
-pub use detach::spawn_detached;
+pub use detach::{reap_orphans, spawn_detached};
 pub(crate) use fork::{Fork, Waiting, become_guard, fork_with_signals_held};
 pub(crate) use freeze::{freeze, thaw};
 pub use lock::{FileLock, LockError, lock_file};
 pub(crate) use reap::{end_of_file, kill_descendants, reap, terminate_child};
 pub(crate) use spawn::{signal_group, spawn};
-pub(crate) use sys::{adopt_orphans, watch_child};
+pub use sys::adopt_orphans;
+pub(crate) use sys::watch_child;
 pub use tree::{Tree, sweep};
 pub(crate) use watch::readable;
 
