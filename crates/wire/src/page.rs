@@ -63,8 +63,8 @@ fn subjects(page: &mut String) {
         line(page, &format!("| `{}` | {} | {style} | {payload} | {meaning} |", row.pattern, row.route));
     }
     page.push_str(
-        "\nA *reserved* subject is part of the contract, and permissions know it, but this version serves it not yet: a request\n\
-         on it finds no responder.\n",
+        "\nA *reserved* subject is part of the contract, and permissions know it, but this version does not serve it: a request\n\
+         on it gets no answer.\n",
     );
 }
 
