@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, config, control, demo, doctor, down, events, host, logs, ps, rm, run, send, spawn,
-    status, stop, up,
+    attach, completions, config, control, demo, doctor, down, events, host, logs, ps, restart, rm, run, send,
+    spawn, status, stop, up,
 };
 use crate::exit::EXIT_CODES_HELP;
 use crate::screen::{Detail, Format, Screen};
@@ -97,8 +97,8 @@ pub(crate) enum Verb {
     Stop(stop::Args),
     /// End an agent at once, without grace
     Kill(stop::KillArgs),
-    /// Stop an agent and start it again
-    Restart(control::Args),
+    /// Stop an agent and start it again; a stopped one is started
+    Restart(restart::Args),
     /// Forget a stopped agent and its logs
     Rm(rm::Args),
     /// Show what happened

@@ -143,8 +143,8 @@ pub(crate) fn unknown_agent(id: &AgentId) -> Failure {
 
 fn not_running(agent: &AgentSummary) -> Failure {
     let id = &agent.agent_id;
-    Failure::new(Exit::Refused, format!("agent `{id}` does not run: it is {}", agent.state))
-        .hint(format!("start it again with: ostler restart {id}"))
+    Failure::new(Exit::Refused, format!("{id} is {}: it has no running process", agent.state))
+        .hint(format!("`ostler restart {id}` starts it"))
 }
 
 #[cfg(test)]

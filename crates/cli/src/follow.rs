@@ -187,7 +187,7 @@ impl<'a> Stream<'a> {
     }
 
     /// Reads what was recorded since the last page.
-    async fn catch_up(&mut self, each: &mut impl FnMut(Item) -> Outcome) -> Outcome {
+    pub(crate) async fn catch_up(&mut self, each: &mut impl FnMut(Item) -> Outcome) -> Outcome {
         let request = LogsRequest { after: Some(self.position), ..LogsRequest::default() };
         self.history(request, |entry| each(Item::Output(Box::new(entry.output.clone())))).await
     }

@@ -23,8 +23,8 @@ use clap::Parser;
 use crate::cli::{Cli, Global, Verb};
 use crate::commands::control::Control;
 use crate::commands::{
-    attach, completions, config, control, demo as demo_verb, doctor, down, events, logs, ps, rm, run, send,
-    spawn, status, stop, up,
+    attach, completions, config, control, demo as demo_verb, doctor, down, events, logs, ps, restart, rm,
+    run, send, spawn, status, stop, up,
 };
 use crate::connect::Places;
 use crate::exit::{Exit, Failure, Outcome};
@@ -89,7 +89,7 @@ fn dispatch(verb: Verb, global: &Global, screen: Screen) -> Outcome<ExitCode> {
         Verb::Attach(args) => block_on(attach::run(&args, &places()?, screen))?,
         Verb::Pause(args) => block_on(control::run(Control::Pause, &args, &places()?, screen))?,
         Verb::Resume(args) => block_on(control::run(Control::Resume, &args, &places()?, screen))?,
-        Verb::Restart(args) => block_on(control::run(Control::Restart, &args, &places()?, screen))?,
+        Verb::Restart(args) => block_on(restart::run(&args, &places()?, screen))?,
         Verb::Stop(args) => block_on(stop::run(&args, &places()?, screen))?,
         Verb::Kill(args) => block_on(stop::kill(&args, &places()?, screen))?,
         Verb::Rm(args) => block_on(rm::run(&args, &places()?, screen))?,

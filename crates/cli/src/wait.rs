@@ -12,6 +12,19 @@ use crate::exit::{Exit, Failure, Outcome};
 /// How often the node is asked while no publication tells.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
+/// What was seen of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) state: AgentState,
+    pub(crate) pid: Option<u32>,
+}
+
+impl From<StatusMessage> for Seen {
+    fn from(status: StatusMessage) -> Self {
+        Self { state: status.state, pid: status.pid }
+    }
+}
+
 /// Listens to an agent's state; open it before asking for the change.
 pub(crate) struct StateWatch<'a> {
     session: &'a Session,
@@ -28,55 +41,58 @@ impl<'a> StateWatch<'a> {
         Ok(Self { session, agent, statuses, ask })
     }
 
-    /// Waits for a state that is `wanted`.
+    /// Waits for a sight that is `wanted`; `what` is the word for it where it does not come in time.
     ///
     /// An agent that is removed meanwhile counts as terminated.
     pub(crate) async fn until(
         &mut self,
-        wanted: impl Fn(AgentState) -> bool,
+        what: &str,
         patience: Duration,
+        wanted: impl Fn(Seen) -> bool,
     ) -> Outcome<AgentState> {
         match tokio::time::timeout(patience, self.wait(wanted)).await {
             Ok(state) => state,
-            Err(_) => Err(self.too_late(patience)),
+            Err(_) => Err(self.too_late(what, patience)),
         }
     }
 
     /// Waits for as long as it takes until no process of the agent is left. Cancel-safe.
     pub(crate) async fn ended(&mut self) -> Outcome<AgentState> {
-        self.wait(|state| !state.is_live()).await
+        self.wait(|seen| !seen.state.is_live()).await
     }
 
-    async fn wait(&mut self, wanted: impl Fn(AgentState) -> bool) -> Outcome<AgentState> {
+    async fn wait(&mut self, wanted: impl Fn(Seen) -> bool) -> Outcome<AgentState> {
         loop {
-            let state = tokio::select! {
+            let seen = tokio::select! {
                 message = self.statuses.next() => match message {
                     // A query on the same subject has a reply inbox and is no publication.
-                    Some(message) if message.reply.is_none() => message.json::<StatusMessage>().ok().map(|s| s.state),
+                    Some(message) if message.reply.is_none() => message.json::<StatusMessage>().ok().map(Seen::from),
                     Some(_) => None,
                     None => return Err(ostler_client::Error::Closed("while waiting for the agent".into()).into()),
                 },
                 _ = self.ask.tick() => self.ask().await?,
             };
-            if let Some(state) = state.filter(|state| wanted(*state)) {
-                return Ok(state);
+            if let Some(seen) = seen.filter(|seen| wanted(*seen)) {
+                return Ok(seen.state);
             }
         }
     }
 
     /// What the node knows; nothing while the daemon is away, the agent goes on without it.
-    async fn ask(&self) -> Outcome<Option<AgentState>> {
+    async fn ask(&self) -> Outcome<Option<Seen>> {
         match self.session.agent(self.agent).await {
-            Ok(agent) => Ok(Some(agent.state)),
-            Err(failure) if failure.exit == Exit::UnknownAgent => Ok(Some(AgentState::Terminated)),
+            Ok(agent) => Ok(Some(Seen { state: agent.state, pid: agent.pid })),
+            Err(failure) if failure.exit == Exit::UnknownAgent => {
+                Ok(Some(Seen { state: AgentState::Terminated, pid: None }))
+            }
             Err(failure) if matches!(failure.exit, Exit::NoDaemon | Exit::Timeout) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 
-    fn too_late(&self, patience: Duration) -> Failure {
+    fn too_late(&self, what: &str, patience: Duration) -> Failure {
         let id = self.agent;
-        Failure::new(Exit::Timeout, format!("agent `{id}` has not ended within {} s", patience.as_secs()))
+        Failure::new(Exit::Timeout, format!("{id} has not {what} within {} s", patience.as_secs()))
             .hint(format!("wait longer with --timeout, or end it at once with: ostler kill {id}"))
     }
 }

@@ -107,6 +107,36 @@ fn doctor_works_without_a_daemon_and_reads_as_json() {
 }
 
 #[test]
+fn a_wrong_configuration_is_shown_at_its_place_and_ends_with_seven() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("ostler.toml");
+    std::fs::write(&file, "[bus]\nlisen = \"127.0.0.1:1\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    for args in [&["config", "check"][..], &["config", "show"], &["up"], &["up", "--detach"]] {
+        let (code, _, err) = ostler(&dir, &[&["--config", file], args].concat());
+        assert_eq!(code, 7, "{args:?}: {err}");
+        assert!(
+            err.contains("2 | lisen = ") && err.contains("hint: did you mean `listen`?"),
+            "{args:?}: {err}"
+        );
+    }
+    let (code, _, err) = ostler(&dir, &["--config", "/no/such/file.toml", "config", "check"]);
+    assert_eq!(code, 7, "{err}");
+    assert!(err.contains("/no/such/file.toml"), "{err}");
+}
+
+#[test]
+fn without_a_file_the_defaults_are_shown() {
+    let dir = TempDir::new().unwrap();
+    let (code, out, _) = ostler(&dir, &["config", "show"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("listen = \"127.0.0.1:4222\""), "{out}");
+    let (_, out, _) = ostler(&dir, &["config", "path", "--json"]);
+    let place: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(place["exists"], false);
+}
+
+#[test]
 fn completions_name_the_verbs() {
     let dir = TempDir::new().unwrap();
     let (code, out, _) = ostler(&dir, &["completions", "bash"]);

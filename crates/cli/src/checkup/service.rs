@@ -1,28 +1,79 @@
-//! The daemon: whether one runs, answers and is of our version.
+//! The daemon: its configuration, whether one runs, answers and is of our version, or could listen.
+
+use std::net::{SocketAddr, TcpListener};
 
 use ostler_wire::{JsonMap, NodeInfo, Subject};
 
 use super::Check;
+use crate::commands::up::load_config;
 use crate::connect::{Places, Session};
 use crate::exit::{Exit, Failure, START_HINT};
 
+/// The configuration, the daemon, and the port where none runs.
 pub(super) async fn checks(places: &Places) -> Vec<Check> {
-    vec![daemon(places).await]
+    let (config, listen) = configuration(places);
+    let daemon = daemon(places).await;
+    let mut checks = vec![config, daemon.check];
+    if let Some(listen) = listen.filter(|_| !daemon.runs) {
+        checks.push(port(listen));
+    }
+    checks
 }
 
-async fn daemon(places: &Places) -> Check {
+/// Whether it is valid, and where the bus is to listen when it is.
+fn configuration(places: &Places) -> (Check, Option<SocketAddr>) {
+    const NAME: &str = "config";
+    let shown = places.config.display();
+    match load_config(places, None) {
+        Ok(config) => {
+            let text = if places.config.exists() { "is valid" } else { "does not exist; all defaults apply" };
+            (Check::ok(NAME, format!("{shown} {text}")), Some(config.bus.listen))
+        }
+        Err(failure) => {
+            let remedy = failure.hint.unwrap_or_else(|| "ostler config check".to_owned());
+            (Check::fail(NAME, failure.message, remedy), None)
+        }
+    }
+}
+
+/// Whether the bus could listen there.
+fn port(listen: SocketAddr) -> Check {
+    const NAME: &str = "port";
+    match TcpListener::bind(listen) {
+        Ok(_) if listen.port() == 0 => Check::ok(NAME, "any free one is taken"),
+        Ok(_) => Check::ok(NAME, format!("{listen} is free")),
+        Err(error) => Check::fail(
+            NAME,
+            format!("the bus cannot listen on {listen}: {error}"),
+            "choose another: ostler up --port PORT, or `listen` in the configuration",
+        ),
+    }
+}
+
+/// What became of asking the daemon.
+struct Daemon {
+    runs: bool,
+    check: Check,
+}
+
+async fn daemon(places: &Places) -> Daemon {
     const NAME: &str = "daemon";
-    let node = match ask(places).await {
-        Ok(node) => node,
+    match ask(places).await {
+        Ok(node) => Daemon { runs: true, check: version(&node) },
         Err(failure) if failure.exit == Exit::NoDaemon => {
-            return Check::warn(NAME, failure.message, START_HINT);
+            Daemon { runs: false, check: Check::warn(NAME, failure.message, START_HINT) }
         }
         Err(failure) => {
             let remedy =
                 failure.hint.unwrap_or_else(|| "start it again: ostler down; ostler up -d".to_owned());
-            return Check::fail(NAME, failure.message, remedy);
+            Daemon { runs: true, check: Check::fail(NAME, failure.message, remedy) }
         }
-    };
+    }
+}
+
+/// Whether the daemon and this command are of one version.
+fn version(node: &NodeInfo) -> Check {
+    const NAME: &str = "daemon";
     let ours = env!("CARGO_PKG_VERSION");
     if node.version == ours {
         Check::ok(NAME, format!("{ours}, pid {}, at {}", node.pid, node.bus_url))
@@ -38,4 +89,18 @@ async fn daemon(places: &Places) -> Check {
 async fn ask(places: &Places) -> Result<NodeInfo, Failure> {
     let session = Session::open(places).await?;
     Ok(session.client.request(&Subject::NodeInfo(session.node.clone()), &JsonMap::new()).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkup::Verdict;
+
+    #[test]
+    fn a_port_in_use_fails_with_the_flag_that_helps() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let check = port(taken.local_addr().unwrap());
+        assert_eq!(check.verdict, Verdict::Fail);
+        assert!(check.remedy.unwrap().contains("--port"));
+    }
 }

@@ -1,4 +1,4 @@
-//! `ostler pause`, `resume` and `restart`: one request, answered when it is done or under way.
+//! `ostler pause` and `ostler resume`: one request, answered when it is done.
 
 use ostler_wire::{AgentId, ControlReply, JsonMap, Subject};
 
@@ -19,7 +19,6 @@ pub(crate) struct Args {
 pub(crate) enum Control {
     Pause,
     Resume,
-    Restart,
 }
 
 impl Control {
@@ -27,7 +26,6 @@ impl Control {
         match self {
             Self::Pause => Subject::pause(agent),
             Self::Resume => Subject::resume(agent),
-            Self::Restart => Subject::restart(agent),
         }
     }
 }

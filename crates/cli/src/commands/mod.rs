@@ -11,6 +11,7 @@ pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod logs;
 pub(crate) mod ps;
+pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod run;
 pub(crate) mod send;

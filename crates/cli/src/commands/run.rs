@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use ostler_wire::{
     AgentId, AgentState, ExitStatus, OutputMessage, RestartPolicy, RunId, SpawnReply, StatusCause,
-    StatusMessage, StopRequest, Subject,
+    StatusMessage, StopRequest, Subject, Timestamp,
 };
+use tokio::time::{Duration, Instant, MissedTickBehavior};
 
 use crate::commands::logs::Printer;
 use crate::commands::rm::remove;
@@ -16,6 +17,9 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::follow::Stream;
 use crate::render::output::{Pace, ending};
 use crate::screen::Screen;
+
+/// How often the node is asked whether the agent's last word was missed.
+const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -52,6 +56,8 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome<
     let mut stream = Stream::new(&session, &name);
     let mut printer = Printer::new(screen, Pace::Pieces);
     let mut interrupts = 0;
+    let mut ask = tokio::time::interval_at(Instant::now() + ASK_INTERVAL, ASK_INTERVAL);
+    ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let last = loop {
         tokio::select! {
             message = said.next() => {
@@ -72,6 +78,10 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome<
                     _ => {}
                 }
             }
+            _ = ask.tick() => if let Some(status) = missed_word(&session, &name, reply.run_id).await? {
+                stream.catch_up(&mut |item| printer.item(item)).await?;
+                break status;
+            },
             signal = tokio::signal::ctrl_c() => {
                 signal.map_err(|error| Failure::io("Ctrl-C cannot be caught", &error))?;
                 interrupts += 1;
@@ -93,6 +103,36 @@ fn generated_name(random: &uuid::Uuid) -> AgentId {
 /// The status of our run once nothing of it is left.
 fn last_word(status: Option<StatusMessage>, run_id: RunId) -> Option<StatusMessage> {
     status.filter(|status| status.run_id == run_id && !status.state.is_live())
+}
+
+/// The last word as the node recorded it: for a publication that came while our connection was away.
+async fn missed_word(session: &Session, name: &AgentId, run_id: RunId) -> Outcome<Option<StatusMessage>> {
+    let agent = match session.agent(name).await {
+        Ok(agent) => agent,
+        // No daemon right now: the agent goes on without it, and so do we.
+        Err(failure) if matches!(failure.exit, Exit::NoDaemon | Exit::Timeout) => return Ok(None),
+        Err(failure) => return Err(failure),
+    };
+    let is_over = agent.run_id == Some(run_id) && !agent.state.is_live();
+    Ok(is_over.then(|| StatusMessage {
+        agent_id: agent.agent_id,
+        status: agent.status,
+        message: agent.message,
+        timestamp: Timestamp::now(),
+        state: agent.state,
+        cause: agent.cause,
+        run_id,
+        generation: 0,
+        revision: 0,
+        pid: agent.pid,
+        host_pid: agent.host_pid,
+        started_at: agent.started_at,
+        uptime_ms: None,
+        restarts: agent.restarts,
+        exit: agent.exit,
+        usage: agent.usage,
+        session_id: agent.session_id,
+    }))
 }
 
 /// The first asks, the second ends.

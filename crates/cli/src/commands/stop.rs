@@ -73,7 +73,7 @@ async fn end(
         answer => answer?,
     };
     if let Some(patience) = patience.filter(|_| reply.state.is_live()) {
-        reply.state = watch.until(|state| !state.is_live(), patience).await?;
+        reply.state = watch.until("ended", patience, |seen| !seen.state.is_live()).await?;
         reply.changed = true;
     }
     screen.reply(&reply, sentence)

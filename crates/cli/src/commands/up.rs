@@ -87,7 +87,7 @@ pub(crate) async fn background(args: &Args, places: &Places, screen: Screen) -> 
 }
 
 fn log_line(places: &Places) -> String {
-    style::dim(format!("  pid and log: {}", launch::log_file(places).display()))
+    style::dim(format!("  its log: {}", launch::log_file(places).display()))
 }
 
 /// The arguments for the same daemon without `--detach`.

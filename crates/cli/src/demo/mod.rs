@@ -38,7 +38,8 @@ pub(crate) async fn play(screen: Screen, afterwards: Afterwards) -> Outcome {
         narrator.failed(failure)?;
     }
     let kept = stage.close(afterwards == Afterwards::Keep)?;
-    played?;
+    // The files a hint could name are gone.
+    played.map_err(|failure| failure.hint("look into its directory with: ostler demo --keep"))?;
     narrator.close()?;
     if let Some(dir) = kept {
         screen.note(format!("kept: {}", dir.display()));

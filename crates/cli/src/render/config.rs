@@ -5,13 +5,18 @@ use miette::Diagnostic;
 /// The line and a mark below what is wrong in it; nothing when the fault has no place.
 pub(crate) fn snippet(fault: &dyn Diagnostic) -> Option<String> {
     let label = fault.labels()?.next()?;
-    let contents = fault.source_code()?.read_span(label.inner(), 0, 0).ok()?;
-    let line = String::from_utf8_lossy(contents.data());
-    let line = line.lines().next().unwrap_or_default();
-    let number = (contents.line() + 1).to_string();
-    let (gap, before) = (" ".repeat(number.len()), " ".repeat(contents.column()));
-    let marks = "^".repeat(label.len().clamp(1, line.len().saturating_sub(contents.column()).max(1)));
-    Some(format!("  {number} | {line}\n  {gap} | {before}{marks}"))
+    // With a line around it the contents hold the whole line that the span is in.
+    let contents = fault.source_code()?.read_span(label.inner(), 1, 1).ok()?;
+    let text = String::from_utf8_lossy(contents.data());
+    let at = label.offset().checked_sub(contents.span().offset())?;
+    let (before, after) = (text.get(..at)?, text.get(at..)?);
+    let (lines_before, line_start) = before.rsplit_once('\n').unwrap_or(("", before));
+    let line_rest = after.lines().next().unwrap_or_default();
+    let lines = if line_start.len() == before.len() { 0 } else { lines_before.matches('\n').count() + 1 };
+    let number = (contents.line() + lines + 1).to_string();
+    let (gap, blank) = (" ".repeat(number.len()), " ".repeat(line_start.chars().count()));
+    let marks = "^".repeat(label.len().clamp(1, line_rest.chars().count().max(1)));
+    Some(format!("  {number} | {line_start}{line_rest}\n  {gap} | {blank}{marks}"))
 }
 
 #[cfg(test)]

@@ -11,8 +11,16 @@ pub(crate) fn line(event: &EventRecord, zone: &TimeZone) -> String {
     // Padded before it is styled: the codes of a style have no width on the screen.
     let kind = format!("{:<16}", event.kind);
     let kind = if event.kind == "alert" { style::warning(kind) } else { style::hint(kind) };
-    let agent = event.agent_id.as_ref().map(|id| format!("{} ", style::strong(id))).unwrap_or_default();
-    format!("{}  {kind} {agent}{}", style::dim(time), single_line(&event.text))
+    let text = single_line(&event.text);
+    // The sentence usually begins with the agent's name; then it is not said twice.
+    let text = match &event.agent_id {
+        Some(id) => match text.strip_prefix(id.as_str()) {
+            Some(rest) => format!("{}{rest}", style::strong(id)),
+            None => format!("{} {text}", style::strong(id)),
+        },
+        None => text,
+    };
+    format!("{}  {kind} {text}", style::dim(time))
 }
 
 #[cfg(test)]
@@ -29,7 +37,7 @@ mod tests {
             .unwrap()
         };
         let lines = [
-            event("reviewer", "agent.state", "active -> paused, requested"),
+            event("reviewer", "agent.state", "reviewer is paused"),
             event("", "daemon.started", "ostler 0.1.0 is ready"),
             event("reviewer", "alert", "three heartbeats\nmissed"),
         ]
