@@ -21,6 +21,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first and the longest wait between two attempts to reconnect.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(10);
+/// The longest wait for a daemon on this machine: an attempt costs it nothing, and a person waits for its agents.
+const RECONNECT_LONGEST_LOCAL: Duration = Duration::from_secs(1);
 
 /// How often a disconnected client looks whether the daemon moved to another address.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
@@ -143,6 +145,10 @@ impl Client {
         })?;
         let (state_tx, connection) = watch::channel(Connection::Down);
         let connects = Arc::new(AtomicU64::new(0));
+        let longest = match options.bus {
+            Bus::File(_) => RECONNECT_LONGEST_LOCAL,
+            Bus::Url(_) => RECONNECT_LONGEST,
+        };
 
         let mut connect = ConnectOptions::with_nkey(seed)
             .name(&options.name)
@@ -151,7 +157,7 @@ impl Client {
             .connection_timeout(Duration::from_secs(5))
             .ignore_discovered_servers()
             .max_reconnects(None)
-            .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
+            .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, longest, fastrand::f64()))
             .event_callback({
                 let state_tx = state_tx.clone();
                 move |event| {
@@ -369,9 +375,9 @@ async fn follow_address(
 
 /// The wait before attempt number `attempts`: doubling, capped, and spread by up to a quarter so that thirty hosts do
 /// not arrive at once. `random` is in 0..1.
-fn reconnect_delay(attempts: usize, random: f64) -> Duration {
+fn reconnect_delay(attempts: usize, longest: Duration, random: f64) -> Duration {
     let doublings = attempts.saturating_sub(1).min(10) as u32;
-    let base = (RECONNECT_FIRST * 2u32.pow(doublings)).min(RECONNECT_LONGEST);
+    let base = (RECONNECT_FIRST * 2u32.pow(doublings)).min(longest);
     base.mul_f64(0.75 + random / 4.0)
 }
 
@@ -407,10 +413,10 @@ mod tests {
 
     #[test]
     fn reconnects_start_fast_and_stay_within_ten_seconds() {
-        assert_eq!(reconnect_delay(1, 1.0), Duration::from_millis(100));
-        assert_eq!(reconnect_delay(4, 1.0), Duration::from_millis(800));
+        assert_eq!(reconnect_delay(1, RECONNECT_LONGEST, 1.0), Duration::from_millis(100));
+        assert_eq!(reconnect_delay(4, RECONNECT_LONGEST, 1.0), Duration::from_millis(800));
         for attempts in 0..2000 {
-            let delay = reconnect_delay(attempts, 0.5);
+            let delay = reconnect_delay(attempts, RECONNECT_LONGEST, 0.5);
             assert!(
                 delay >= RECONNECT_FIRST.mul_f64(0.75) && delay <= RECONNECT_LONGEST,
                 "{attempts}: {delay:?}"

@@ -5,7 +5,8 @@
 //!
 //! A connection is either *eager* ([`Client::connect`]: it works now or the caller learns why not, for a person at a
 //! terminal) or *patient* ([`Client::patient`]: it is handed out at once and connects for as long as it takes, for
-//! processes that outlive the bus). Both reconnect for ever, with a jittered back-off of 100 ms to 10 s, and look the
+//! processes that outlive the bus). Both reconnect for ever, with a jittered back-off of 100 ms to 10 s (1 s for the
+//! daemon of this machine), and look the
 //! bus up again before every attempt, because a restarted daemon may listen elsewhere.
 //!
 //! ```no_run

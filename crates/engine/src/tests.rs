@@ -40,10 +40,24 @@ fn a_name_is_taken_once() {
     assert!(refusal.error.hint.unwrap().contains("ostler stop a"));
 
     world.end("a", AgentState::Terminated, StatusCause::Requested, false);
-    let refusal: ErrorReply = only_answer(&world.spawn("a", SpawnRequest::default()));
+    let other = SpawnRequest { command: vec!["other".into()], ..SpawnRequest::default() };
+    let refusal: ErrorReply = only_answer(&world.spawn("a", other.clone()));
     assert_eq!(refusal.error.code, ErrorCode::DuplicateAgent, "a stopped one keeps its name");
-    let out = world.spawn("a", SpawnRequest { replace: true, ..SpawnRequest::default() });
+    let out = world.spawn("a", SpawnRequest { replace: true, ..other });
     assert_eq!(launches(&out), 1);
+}
+
+#[test]
+fn spawning_a_stopped_agent_with_nothing_but_its_name_starts_it_as_it_was() {
+    let mut world = World::new();
+    let spawn = SpawnRequest { command: vec!["prog".into()], ..SpawnRequest::default() };
+    world.spawn("a", spawn.clone());
+    world.status("a", AgentState::Active, 1);
+    world.end("a", AgentState::Terminated, StatusCause::Requested, false);
+    let out = world.spawn("a", SpawnRequest::default());
+    assert_eq!(launches(&out), 1);
+    assert_eq!(world.state.agents[&id("a")].row.spawn, spawn);
+    assert_eq!(world.desired("a"), DesiredState::Running);
 }
 
 #[test]

@@ -19,6 +19,12 @@ pub(crate) fn apply(
     checked: Result<(), ErrorReply>,
     message: Message,
 ) {
+    // Nothing but the name: start it as it was. Its program is looked for again when it is launched.
+    let known = state.agents.get(id).filter(|_| request == SpawnRequest::default());
+    let (request, checked) = match known {
+        Some(agent) => (agent.row.spawn.clone(), Ok(())),
+        None => (request, checked),
+    };
     if let Err(refusal) = admissible(state, id, &request).and(checked) {
         return out.refuse(message, &refusal);
     }
@@ -69,10 +75,10 @@ fn admissible(state: &State, id: &AgentId, request: &SpawnRequest) -> Result<(),
         )
         .hint(format!("choose another name, or `ostler stop {id}` first")));
     }
-    if !request.replace {
+    if !request.replace && *request != agent.row.spawn {
         return Err(ErrorReply::new(
             ErrorCode::DuplicateAgent,
-            format!("an agent called {id} exists already and is {}", agent.state()),
+            format!("an agent called {id} exists already, is {} and was defined otherwise", agent.state()),
         )
         .hint(format!(
             "`ostler restart {id}` starts it as it was; `ostler spawn {id} --replace ...` starts it anew; `ostler rm {id}` forgets it"
