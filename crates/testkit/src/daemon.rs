@@ -1,0 +1,416 @@
+//! A real daemon in a directory of its own: started, killed, started again, and cleared away with all its processes.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::Duration;
+
+use ostler_client::{Bus as Place, Client, Options as ClientOptions};
+use ostler_daemon::StateDir;
+use ostler_wire::{AgentId, Endpoint};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::bus::{Bus, id};
+use crate::process::{self, Process};
+use crate::wait::{PATIENCE, wait_until_blocking};
+
+/// What a test may choose about its daemon.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Time between heartbeats, as the configuration writes it. Default one second.
+    pub heartbeat: String,
+    /// More lines for the configuration's `[agents]`.
+    pub agents: String,
+    /// A program and arguments to start the daemon through, such as `prlimit --fsize=…`.
+    pub through: Vec<String>,
+    /// The state directory; one of the daemon's own when absent.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { heartbeat: "1s".into(), agents: String::new(), through: Vec::new(), state_dir: None }
+    }
+}
+
+/// What a run of the command line left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CliOutput {
+    /// The exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl From<Output> for CliOutput {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A daemon of the real binary.
+///
+/// Dropping it ends it, checks that no process of it is left, and prints its logs when the test has failed.
+#[derive(Debug)]
+pub struct TestDaemon {
+    dir: TempDir,
+    options: Options,
+    state: StateDir,
+    child: Option<Child>,
+    starts: u32,
+}
+
+/// The program under test: `OSTLER_TEST_BIN`, or `ostler` beside the test's own directory.
+///
+/// # Panics
+///
+/// When it was not built.
+pub fn ostler_bin() -> PathBuf {
+    built("ostler", std::env::var_os("OSTLER_TEST_BIN").map(PathBuf::from))
+}
+
+/// The agent that does what a test tells it: beside the program under test, or beside the test's own directory.
+///
+/// # Panics
+///
+/// When it was not built.
+pub fn fake_agent() -> PathBuf {
+    let beside = ostler_bin().with_file_name("fake-agent");
+    built("fake-agent", beside.exists().then_some(beside))
+}
+
+fn built(name: &str, chosen: Option<PathBuf>) -> PathBuf {
+    let path = chosen.unwrap_or_else(|| {
+        let test = std::env::current_exe().expect("a test knows its own program");
+        test.parent().and_then(Path::parent).expect("tests are built two directories deep").join(name)
+    });
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo xtask test` builds it, or `cargo build -p ostler -p ostler-testkit --bins`",
+        path.display()
+    );
+    path
+}
+
+impl TestDaemon {
+    /// Starts a daemon with the defaults and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn start() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// Starts a daemon and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn with(options: Options) -> Self {
+        let mut daemon = Self::prepare(options);
+        daemon.up();
+        daemon
+    }
+
+    /// Makes the directory and the configuration, and starts nothing.
+    ///
+    /// # Panics
+    ///
+    /// When the temporary directory cannot be made.
+    pub fn prepare(options: Options) -> Self {
+        let dir = tempfile::Builder::new().prefix("ostler-test-").tempdir().expect("a temporary directory");
+        let state = options.state_dir.clone().unwrap_or_else(|| dir.path().join("state"));
+        let daemon = Self { dir, options, state: StateDir::new(state), child: None, starts: 0 };
+        fs::create_dir(daemon.dir.path().join("home")).expect("a home");
+        daemon.write_config(&format!(
+            "[bus]\nlisten = \"127.0.0.1:0\"\n\n[agents]\nheartbeat = \"{}\"\n{}\n",
+            daemon.options.heartbeat, daemon.options.agents
+        ));
+        daemon
+    }
+
+    /// Starts the daemon that was prepared or has ended, and waits until it answers.
+    ///
+    /// # Panics
+    ///
+    /// When it does not become ready; its log is in the message.
+    pub fn up(&mut self) {
+        let pid = self.launch();
+        let mut ended = None;
+        wait_until_blocking("the daemon is ready", PATIENCE, || {
+            ended = self.child.as_mut().and_then(|child| child.try_wait().expect("a child can be asked"));
+            ended.is_some() || self.endpoint().is_some_and(|endpoint| endpoint.pid == pid)
+        });
+        if let Some(status) = ended {
+            self.child = None;
+            panic!("the daemon ended at its start: {status}\n{}", self.log());
+        }
+    }
+
+    /// Starts the daemon without waiting for anything; returns its process id.
+    ///
+    /// # Panics
+    ///
+    /// When the program cannot be started, or runs already.
+    pub fn launch(&mut self) -> u32 {
+        assert!(self.child.is_none(), "the daemon runs already");
+        self.starts += 1;
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the daemon's log");
+        let mut command = match self.options.through.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(ostler_bin());
+                command
+            }
+            None => Command::new(ostler_bin()),
+        };
+        self.environment(&mut command);
+        command.arg("up").stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let child = command.spawn().expect("the daemon's program starts");
+        let pid = child.id();
+        self.child = Some(child);
+        pid
+    }
+
+    /// A daemon's environment says who it is through its state directory, and passes nothing of the developer's own.
+    fn environment(&self, command: &mut Command) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        command.env_clear().env("PATH", path).env("HOME", self.dir.path().join("home"));
+        command.env("OSTLER_STATE_DIR", self.state.path()).env("OSTLER_CONFIG", self.config_path());
+        command.current_dir(self.dir.path());
+    }
+
+    /// Replaces the configuration.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn write_config(&self, text: &str) {
+        fs::write(self.config_path(), text).expect("the configuration");
+    }
+
+    /// The configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("config.toml")
+    }
+
+    /// A directory for the test's own files, gone with the daemon.
+    pub fn scratch(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The daemon's files.
+    pub fn state(&self) -> &StateDir {
+        &self.state
+    }
+
+    /// The daemon's address file, while there is a readable one.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        serde_json::from_slice(&fs::read(self.state.endpoint()).ok()?).ok()
+    }
+
+    /// The daemon's process id.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the daemon runs").id()
+    }
+
+    /// How the daemon ended, if it has.
+    ///
+    /// # Panics
+    ///
+    /// When it was not started.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.as_mut().expect("the daemon was started").try_wait().expect("a child can be asked")
+    }
+
+    /// Waits until the daemon has ended.
+    ///
+    /// # Panics
+    ///
+    /// When it does not in time.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut ended = None;
+        wait_until_blocking("the daemon ends", PATIENCE, || {
+            ended = self.ended();
+            ended.is_some()
+        });
+        self.child = None;
+        ended.expect("the wait ended with it")
+    }
+
+    /// SIGKILL to the daemon; returns when it is gone.
+    pub fn kill9(&mut self) {
+        process::kill9(self.pid());
+        self.wait();
+    }
+
+    /// A signal to the daemon; returns how it ended.
+    pub fn end_by(&mut self, signal: Signal) -> ExitStatus {
+        process::signal(self.pid(), signal);
+        self.wait()
+    }
+
+    /// Connects with the operator's credential; the connection follows the daemon over restarts.
+    ///
+    /// # Panics
+    ///
+    /// When the bus refuses.
+    pub async fn bus(&self) -> Bus {
+        let node = self.endpoint().expect("the daemon says where it is").node;
+        let client = self.client_with("test", &self.state.operator_key(), "_INBOX").await;
+        Bus { client: client.expect("the operator may connect"), node }
+    }
+
+    /// Connects with the credential in `key`.
+    ///
+    /// # Errors
+    ///
+    /// What the client says.
+    pub async fn client_with(
+        &self,
+        name: &str,
+        key: &Path,
+        inbox_prefix: &str,
+    ) -> Result<Client, ostler_client::Error> {
+        let options = ClientOptions::new(name, Place::File(self.state.endpoint()), key);
+        Client::connect(options.inbox_prefix(inbox_prefix)).await
+    }
+
+    /// Connects as an agent does, with the agent's own credential.
+    ///
+    /// # Panics
+    ///
+    /// When the bus refuses.
+    pub async fn agent_client(&self, name: &str) -> Client {
+        let key = self.state.agent(&id(name)).join("agent.nk");
+        self.client_with(name, &key, &format!("_INBOX.{name}")).await.expect("the agent may connect")
+    }
+
+    /// Runs a verb of the command line for this daemon.
+    ///
+    /// # Panics
+    ///
+    /// When the program cannot be started.
+    pub fn ostler<const N: usize>(&self, args: [&str; N]) -> CliOutput {
+        self.command(args).stdin(Stdio::null()).output().expect("the program starts").into()
+    }
+
+    /// A verb of the command line for this daemon, for the test to start.
+    pub fn command<const N: usize>(&self, args: [&str; N]) -> Command {
+        let mut command = Command::new(ostler_bin());
+        self.environment(&mut command);
+        command.args(args);
+        command
+    }
+
+    /// What the daemon wrote to its standard output and error so far, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("daemon-output.log")
+    }
+
+    /// Every log of every host so far, with its path.
+    pub fn host_logs(&self) -> Vec<(PathBuf, String)> {
+        let agents = fs::read_dir(self.state.path().join("agents")).into_iter().flatten().flatten();
+        let runs =
+            agents.flat_map(|agent| fs::read_dir(agent.path().join("runs")).into_iter().flatten().flatten());
+        runs.map(|run| run.path().join("host.log"))
+            .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
+            .collect()
+    }
+
+    /// The host's record of an agent's latest run.
+    pub fn host_record(&self, name: &str) -> Option<ostler_wire::HostRecord> {
+        let runs = self.state.agent(&AgentId::parse(name).ok()?).join("runs");
+        let latest = fs::read_dir(runs).ok()?.flatten().map(|run| run.path()).max()?;
+        serde_json::from_slice(&fs::read(latest.join("host.json")).ok()?).ok()
+    }
+
+    /// The processes of this daemon that live right now: itself, hosts, guards, agents.
+    pub fn processes(&self) -> Vec<Process> {
+        let mut found = process::belonging_to(self.state.path());
+        found.retain(|process| !process.is_zombie());
+        found
+    }
+
+    /// Fails when a log shows a panic.
+    ///
+    /// # Panics
+    ///
+    /// When one does.
+    pub fn assert_nothing_panicked(&self) {
+        let daemon = (self.log_path(), self.log());
+        for (path, log) in self.host_logs().into_iter().chain([daemon]) {
+            assert!(!log.contains("panicked"), "{} shows a panic:\n{log}", path.display());
+        }
+    }
+
+    fn clear_away(&mut self) -> Vec<Process> {
+        if let Some(mut child) = self.child.take() {
+            if !std::thread::panicking() && child.try_wait().is_ok_and(|ended| ended.is_none()) {
+                self.ostler(["down", "--timeout", "20s"]);
+            }
+            let mut is_gone = || child.try_wait().is_ok_and(|ended| ended.is_some());
+            if !is_gone() {
+                let patience = std::time::Instant::now() + Duration::from_secs(2);
+                while !is_gone() && std::time::Instant::now() < patience {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+        }
+        // A host that was just told goodbye may still be on its way out.
+        let patience = std::time::Instant::now() + Duration::from_secs(2);
+        let mut left = self.processes();
+        while !left.is_empty() && !std::thread::panicking() && std::time::Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(10));
+            left = self.processes();
+        }
+        for _ in 0..10 {
+            self.processes().iter().for_each(|process| process::kill9(process.pid));
+        }
+        left
+    }
+
+    fn print_logs(&self) {
+        eprintln!("----- the daemon's output\n{}", self.log());
+        for (path, log) in self.host_logs() {
+            if !log.is_empty() {
+                eprintln!("----- {}\n{log}", path.display());
+            }
+        }
+    }
+}
+
+impl Drop for TestDaemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.print_logs();
+            self.clear_away();
+            return;
+        }
+        let left = self.clear_away();
+        if !left.is_empty() {
+            self.print_logs();
+            panic!("processes were left: {left:#?}");
+        }
+        self.assert_nothing_panicked();
+    }
+}
