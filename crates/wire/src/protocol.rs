@@ -179,14 +179,14 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "ControlReply",
         "forget a stopped agent and its logs",
     ),
-    reserved(row(
+    row(
         "tools.call",
         "agent → tool workers",
         Style::Request,
         "ToolCallRequest",
         "ToolCallResponse",
-        "queue group `tool-workers`",
-    )),
+        "a tool is called; workers share the queue group `tool-workers`",
+    ),
     reserved(row(
         "tools.{request_id}.response",
         "worker → agent",
@@ -195,15 +195,8 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "",
         "the deferred result of a call that was answered `pending`",
     )),
-    reserved(row("captain.decision", "captain → agents", Style::Publish, "CaptainMessage", "", "a decision")),
-    reserved(row(
-        "captain.broadcast",
-        "captain → agents",
-        Style::Publish,
-        "CaptainMessage",
-        "",
-        "an announcement",
-    )),
+    row("captain.decision", "captain → agents", Style::Publish, "CaptainMessage", "", "a decision"),
+    row("captain.broadcast", "captain → agents", Style::Publish, "CaptainMessage", "", "an announcement"),
     reserved(row(
         "captain.approval.{request_id}",
         "engine → approvers",
