@@ -28,7 +28,9 @@ pub enum ClientOp<'a> {
         /// Ends the subscription after this many deliveries since it began; at once if absent.
         max: Option<u64>,
     },
-    /// `INFO`, `+OK` or `-ERR`: legal from a client, without a meaning.
+    /// `-ERR 'text'`: the client gives up; nats-server hangs up on it.
+    Err(&'a [u8]),
+    /// `INFO` or `+OK`: legal from a client, without a meaning.
     Ignored,
 }
 

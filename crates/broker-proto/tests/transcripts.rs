@@ -83,6 +83,7 @@ fn show(op: &ClientOp<'_>) -> String {
         ClientOp::Connect(json) => format!("connect {}", text(json)),
         ClientOp::Ping => "ping".into(),
         ClientOp::Pong => "pong".into(),
+        ClientOp::Err(said) => format!("err {}", text(said)),
         ClientOp::Ignored => "ignored".into(),
         ClientOp::Sub { filter, queue, sid } => {
             format!("sub {} queue={} sid={}", text(filter), queue.map_or("-".into(), text), text(sid))

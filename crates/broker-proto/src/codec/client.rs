@@ -16,7 +16,7 @@ const VERBS: [(&[u8], Verb); 10] = [
     (b"CONNECT", Verb::Connect),
     (b"INFO", Verb::Ignored),
     (b"+OK", Verb::Ignored),
-    (b"-ERR", Verb::Ignored),
+    (b"-ERR", Verb::Err),
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,7 @@ enum Verb {
     Ping,
     Pong,
     Connect,
+    Err,
     Ignored,
 }
 
@@ -79,6 +80,7 @@ pub fn parse_client<'a>(buf: &'a [u8], limits: &Limits) -> Outcome<'a> {
         Verb::Ping => ClientOp::Ping,
         Verb::Pong => ClientOp::Pong,
         Verb::Connect => ClientOp::Connect(line.trim_ascii()),
+        Verb::Err => ClientOp::Err(line.trim_ascii()),
         Verb::Ignored => ClientOp::Ignored,
     };
     Ok(Parsed::Op { op, consumed: end + 1 })
@@ -178,6 +180,7 @@ pub fn write_client(out: &mut Vec<u8>, op: &ClientOp<'_>) {
         ClientOp::Connect(json) => line(out, &[b"CONNECT", json]),
         ClientOp::Ping => line(out, &[b"PING"]),
         ClientOp::Pong => line(out, &[b"PONG"]),
+        ClientOp::Err(text) => line(out, &[b"-ERR", text]),
         ClientOp::Ignored => line(out, &[b"+OK"]),
         ClientOp::Sub { filter, queue: None, sid } => line(out, &[b"SUB", filter, sid]),
         ClientOp::Sub { filter, queue: Some(queue), sid } => line(out, &[b"SUB", filter, queue, sid]),

@@ -223,6 +223,10 @@ impl Shard {
             ClientOp::Sub { filter, queue, sid } => self.subscribe(slot, filter, queue, sid),
             ClientOp::Unsub { sid, max } => self.unsubscribe(slot, sid, max),
             ClientOp::Connect(json) => self.connect(slot, json),
+            ClientOp::Err(text) => {
+                tracing::info!(client = link.id, text = %text.escape_ascii(), "the client gave up");
+                self.close(slot, End::Quiet);
+            }
             ClientOp::Ignored => {}
         }
         self.conn(link).is_some()
