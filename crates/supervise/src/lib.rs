@@ -44,6 +44,9 @@
 //! parent-death signal on the leader, and [`platform::sweep`] by marker for whoever starts next.
 //!
 //! # Known limits
+//! - Linux 5.3 or later (pidfds); a kill through the cgroup alone needs 5.14, before that its members are killed one by
+//!   one.
+//! - Output is lines: a prompt without a line feed is delivered with what follows it, or at the end.
 //! - Without a guard and without a cgroup, a process that left its parent **and** cleaned its environment is lost.
 //! - A pause without a cgroup is SIGSTOP for each process: a parent outside the tree could notice.
 //! - The parent-death signal follows the *thread* that spawned: run the unit on a runtime whose threads live as

@@ -4,7 +4,7 @@ mod support;
 
 use ostler_supervise::state::StateName;
 use ostler_supervise::unit::{self, QUEUED_BYTES_MAX, Stream, UnitEvent, WriteError};
-use support::{Heard, command, eventually, process_state, shell};
+use support::{Heard, LEAVE_HIDDEN_ORPHAN, command, eventually, process_state, shell};
 
 #[tokio::test]
 async fn every_line_of_both_streams_arrives_once_and_in_order() {
@@ -81,13 +81,42 @@ async fn reading_held_back_delivers_nothing_until_it_goes_on() {
 }
 
 #[tokio::test]
+async fn the_leftover_of_an_ended_process_is_delivered_although_reading_is_held_back() {
+    let (handle, events) = unit::start(shell("read go; echo last words"));
+    handle.pause_reading(true);
+    let mut heard = Heard::new(events);
+    heard.state(StateName::Active).await;
+    handle.write(b"\n".to_vec()).await.expect("it reads");
+    heard.end().await;
+    assert_eq!(heard.lines, ["last words"]);
+}
+
+#[tokio::test]
+async fn a_process_that_escaped_with_the_pipe_does_not_hold_the_end_back() {
+    // Neither guard nor cgroup: an orphan with an empty environment is the known limit.
+    let (_handle, events) = unit::start(shell(&format!("{LEAVE_HIDDEN_ORPHAN} echo last words")));
+    let mut heard = Heard::new(events);
+    let last = heard.end().await;
+    assert_eq!(last.state, StateName::Terminated);
+    assert!(heard.lines.contains(&"last words".to_owned()), "{:?}", heard.lines);
+    assert!(heard.notes.iter().any(|note| note.contains("Stdout open")), "{:?}", heard.notes);
+    let orphan: u32 = heard.line("left ").await.parse().expect("a process id");
+    std::process::Command::new("kill").arg(orphan.to_string()).status().expect("kill runs");
+    eventually("the escaped one is gone", || process_state(orphan).is_none_or(|state| state == 'Z')).await;
+}
+
+#[tokio::test]
 async fn a_message_larger_than_the_pipe_arrives_whole_and_unmixed() {
-    let (handle, events) = unit::start(shell("sleep 0.2; exec wc -lc"));
+    let (handle, events) = unit::start(shell("sleep 0.2; head -c 600002 | wc -lc; exec sleep 1000"));
     let mut heard = Heard::new(events);
     heard.state(StateName::Active).await;
     let big = |byte: u8| [vec![byte; 300_000], vec![b'\n']].concat();
     let (first, second) = tokio::join!(handle.write(big(b'a')), handle.write(big(b'b')));
     assert_eq!((first, second), (Ok(()), Ok(())));
+    while heard.lines.is_empty() {
+        assert!(heard.next().await);
+    }
+    assert_eq!(heard.lines[0].split_whitespace().collect::<Vec<_>>(), ["2", "600002"]);
     handle.stop(false).await.expect("it runs");
     heard.end().await;
 }
