@@ -1,5 +1,7 @@
 //! The real binary where no daemon runs: it says so, says how to start one, and ends with the documented code.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot start the binary has failed")]
+
 use assert_cmd::cargo::cargo_bin_cmd;
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ostler_supervise::platform::{Identity, pidfd_exited};
-use ostler_wire::{DownReply, DownRequest, Subject};
+use ostler_wire::{DownReply, DownRequest, JsonMap, NodeInfo, Subject};
 
 use crate::connect::{Places, Session};
 use crate::exit::{Exit, Failure, Outcome};
@@ -23,35 +23,60 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
     let session = Session::open(places).await?;
-    // Taken before asking: afterwards the id could be somebody else's.
-    let daemon = Identity::of(session.endpoint.pid);
-    let request = DownRequest { keep_agents: args.keep_agents };
-    let subject = Subject::NodeDown(session.node.clone());
-    let reply: DownReply = session.client.request_within(&subject, &request, args.timeout).await?;
-    if let Some(daemon) = daemon.filter(|daemon| daemon.pid == reply.pid) {
-        gone(daemon, args.timeout).await?;
-    }
+    let reply = end(&session, args.keep_agents, args.timeout).await?;
     screen.reply(&reply, |reply| {
         let agents = match (reply.stopped, reply.kept) {
             (0, 0) => String::new(),
             (stopped, 0) => format!("; {} stopped", agents(stopped)),
-            (stopped, kept) => format!("; {} stopped, {kept} go on without it", agents(stopped)),
+            (0, kept) => format!("; {} left running", agents(kept)),
+            (stopped, kept) => format!("; {} stopped, {kept} left running", agents(stopped)),
         };
         format!("the daemon {} is down{agents}", style::dim(format!("(pid {})", reply.pid)))
     })
 }
 
-async fn gone(daemon: Identity, patience: Duration) -> Outcome {
-    match tokio::time::timeout(patience, pidfd_exited(daemon.pid, daemon.start_time)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Failure::io("the daemon's process cannot be watched", &error)),
-        Err(_) => {
-            let message =
-                format!("the daemon (pid {}) is still there after {} s", daemon.pid, patience.as_secs());
-            Err(Failure::new(Exit::Timeout, message)
-                .hint("wait longer with --timeout; its log is in the state directory"))
+/// Asks the daemon to end and waits until its process is gone.
+pub(crate) async fn end(session: &Session, keep_agents: bool, patience: Duration) -> Outcome<DownReply> {
+    // Taken before asking: afterwards the id could be somebody else's.
+    let daemon = Identity::of(session.endpoint.pid);
+    let subject = Subject::NodeInfo(session.node.clone());
+    let node: NodeInfo = session.client.request(&subject, &JsonMap::new()).await?;
+    let Some(daemon) = daemon.filter(|daemon| daemon.pid == node.pid) else {
+        // A process we cannot see: its word is all there is.
+        return ask(session, keep_agents, patience).await;
+    };
+    let end = async {
+        tokio::select! {
+            biased;
+            reply = ask(session, keep_agents, patience) => {
+                let reply = reply?;
+                gone(daemon).await?;
+                Ok(reply)
+            }
+            // Its last word can be lost with the bus it was said on; that it is gone is the better answer.
+            ended = gone(daemon) => ended.map(|()| {
+                let (stopped, kept) = if keep_agents { (0, node.agents_live) } else { (node.agents_live, 0) };
+                DownReply { pid: daemon.pid, stopped, kept }
+            }),
         }
-    }
+    };
+    tokio::time::timeout(patience, end).await.unwrap_or_else(|_| {
+        let message =
+            format!("the daemon (pid {}) is still there after {} s", daemon.pid, patience.as_secs());
+        Err(Failure::new(Exit::Timeout, message)
+            .hint("wait longer with --timeout; its log is in the state directory"))
+    })
+}
+
+async fn ask(session: &Session, keep_agents: bool, patience: Duration) -> Outcome<DownReply> {
+    let request = DownRequest { keep_agents };
+    Ok(session.client.request_within(&Subject::NodeDown(session.node.clone()), &request, patience).await?)
+}
+
+async fn gone(daemon: Identity) -> Outcome {
+    pidfd_exited(daemon.pid, daemon.start_time)
+        .await
+        .map_err(|error| Failure::io("the daemon's process cannot be watched", &error))
 }
 
 fn agents(count: u32) -> String {

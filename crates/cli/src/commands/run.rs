@@ -48,10 +48,8 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome<
     // One subscription for output and state keeps their order: the last word comes after the last line.
     let mut said = session.client.subscribe(Subject::all_of_agent(&name)).await?;
     let reply: SpawnReply = session.client.request(&Subject::spawn(&name), &request).await?;
-    screen.note(format!(
-        "running as {name}, pid {}",
-        reply.pid.map_or("unknown".to_owned(), |pid| pid.to_string())
-    ));
+    let pid = reply.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+    screen.note(format!("running as {name}{pid}"));
 
     let mut stream = Stream::new(&session, &name);
     let mut printer = Printer::new(screen, Pace::Pieces);

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use ostler_supervise::platform::Identity;
 use ostler_wire::{
-    AgentId, AgentState, ControlReply, DownReply, DownRequest, InputMessage, InputReply, JsonMap, LogEntry,
-    LogsReply, LogsRequest, NodeInfo, OutputStream, RestartPolicy, RunId, SpawnReply, SpawnRequest, Subject,
-    Timestamp,
+    AgentId, AgentState, ControlReply, InputMessage, InputReply, JsonMap, LogEntry, LogsReply, LogsRequest,
+    NodeInfo, OutputStream, RestartPolicy, RunId, SpawnReply, SpawnRequest, Subject, Timestamp,
 };
 use tokio::time::Instant;
 
@@ -14,6 +13,7 @@ use super::agents::{CRASH_CODE, CRASH_WORD, Role, answer};
 use super::narrator::Narrator;
 use super::stage::Stage;
 use super::witness::{PATIENCE, Sight, Witness};
+use crate::commands::down;
 use crate::connect::Session;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render::command_line;
@@ -413,7 +413,7 @@ fn bytes_written(pid: u32) -> Option<u64> {
 async fn clean_end(stage: &Stage, narrator: &mut Narrator, session: Session) -> Outcome {
     narrator.step("A clean end")?;
     let subject = Subject::NodeDown(session.node.clone());
-    let reply: DownReply = session.client.request_within(&subject, &DownRequest::default(), PATIENCE).await?;
+    let reply = down::end(&session, false, PATIENCE).await?;
     narrator.saw(format!("{subject} -> {} agents stopped", reply.stopped))?;
     drop(session);
     stage.daemon_gone().await?;

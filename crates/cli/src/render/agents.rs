@@ -18,7 +18,7 @@ pub(crate) fn table(agents: &[AgentSummary], now: Timestamp) -> String {
     // Whether colours are wanted is decided in one place, where the text is printed.
     table.load_style(presets::NOTHING).enforce_styling();
     let headings = ["NAME", "KIND", "STATE", "DETAIL", "PID", "UPTIME", "RESTARTS", "MEMORY", "COMMAND"];
-    table.set_header(headings.map(|heading| Cell::new(heading).add_attribute(Attribute::Dim)));
+    table.set_header(headings);
     for agent in agents {
         let facts = agent.facts.filter(|_| agent.state.is_live());
         let running_since = agent.started_at.filter(|_| agent.pid.is_some());
