@@ -167,9 +167,6 @@ pub enum Subject {
 /// The queue group in which tool workers share [`Subject::ToolsCall`].
 pub const TOOL_WORKERS: &str = "tool-workers";
 
-/// The queue group in which nodes share `agent.*.spawn`, so that exactly one takes a request.
-pub const NODES: &str = "nodes";
-
 /// Why a text is not one of our subjects.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubject {
