@@ -12,7 +12,7 @@ mod figures;
 #[cfg(feature = "bench")]
 mod table;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::shell;
 
@@ -40,6 +40,9 @@ pub(crate) struct Options {
     /// Rounds of each figure
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(10..=1000))]
     rounds: u32,
+    /// Measure this binary instead of building one
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
 }
 
 impl Options {
@@ -55,10 +58,15 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     use clap::ValueEnum as _;
 
     // One after the other: built together, the chore's features would end up in the binary that is measured.
-    shell::run(shell::cargo(root).args(["build", "--release", "--package", "ostler"]))?;
+    if options.binary.is_none() {
+        shell::run(shell::cargo(root).args(["build", "--release", "--package", "ostler"]))?;
+    }
     let mut measure = shell::cargo(root);
     measure.args(["run", "--release", "--package", "xtask", "--features", "bench", "--", "bench"]);
     measure.arg(format!("--rounds={}", options.rounds));
+    if let Some(binary) = &options.binary {
+        measure.arg("--binary").arg(std::path::absolute(binary)?);
+    }
     for name in &options.names {
         measure.arg(name.to_possible_value().expect("no figure is hidden").get_name());
     }
@@ -68,7 +76,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
 /// Measures.
 #[cfg(feature = "bench")]
 pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
-    let binary = shell::target_dir(root).join("release/ostler");
+    let built = || shell::target_dir(root).join("release/ostler");
+    let binary = options.binary.clone().unwrap_or_else(built);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let rows = runtime.block_on(figures::measure(&binary, options.rounds, |name| options.wants(name)))?;
     table::print(&rows);
