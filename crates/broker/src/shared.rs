@@ -49,11 +49,12 @@ impl Shared {
         anonymous: Option<Arc<Entry>>,
         shards: usize,
     ) -> Self {
-        let links = || ShardLink {
-            inbox: Inbox::default(),
+        let link = |_| ShardLink {
+            inbox: Inbox::new(limits.pending_bytes_max),
             counters: ShardCounters::default(),
             connections: AtomicUsize::new(0),
         };
+        let shards = (0..shards).map(link).collect();
         Self {
             server_id,
             server_name,
@@ -61,7 +62,7 @@ impl Shared {
             limits,
             users,
             anonymous,
-            shards: (0..shards).map(|_| links()).collect(),
+            shards,
             stopping: AtomicBool::new(false),
             client_ids: AtomicU64::new(1),
             sublist: RwLock::default(),

@@ -1,5 +1,5 @@
 //! Who gets in, what they may do, and what happens when that changes while they are connected.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![cfg(test)]
 
 mod common;
 

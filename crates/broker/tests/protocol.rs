@@ -1,6 +1,6 @@
 //! What one connection cannot show: queue groups, no responders, headers between clients, INFO, limits on connections,
 //! keep-alive, shutdown.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![cfg(test)]
 
 mod common;
 

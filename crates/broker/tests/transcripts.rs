@@ -4,7 +4,7 @@
 //! end; its `PONG` is part of the output. A block whose output ends in `closed` is read until the server hangs up.
 //! Lines end in CR LF; `\n \r \t \0 \\` are escapes, a line that ends in a lone `\` gets no line end. INFO is not
 //! shown. Options of the server stand in a first line `! name`.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![cfg(test)]
 
 mod common;
 

@@ -12,9 +12,10 @@ use tokio::sync::Notify;
 use super::message::Msg;
 use crate::link::Subscription;
 
-/// Bytes of messages in an inbox from which publishers stop being read. It bounds the inbox: each publisher adds at
-/// most the batch it had read already.
-const FULL_BYTES: usize = 8 << 20;
+/// An inbox is full at this fraction of `max_pending`: publishers are then not read, each having added at most the
+/// batch it had read already. All of an inbox may be for one subscriber, and must not carry it from "not yet stalled"
+/// (three quarters of `max_pending`) over the edge at once.
+const FULL_FRACTION: usize = 8;
 
 /// One thing left for a shard.
 pub(crate) enum Envelope {
@@ -29,8 +30,8 @@ pub(crate) enum Envelope {
 }
 
 /// A shard's letter box. A std mutex, held for a push or a swap.
-#[derive(Default)]
 pub(crate) struct Inbox {
+    bytes_max: usize,
     waiting: Mutex<Vec<Envelope>>,
     bytes: AtomicUsize,
     arrived: Notify,
@@ -38,6 +39,16 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
+    pub(crate) fn new(pending_bytes_max: usize) -> Self {
+        Self {
+            bytes_max: pending_bytes_max / FULL_FRACTION,
+            waiting: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            arrived: Notify::new(),
+            drained: Notify::new(),
+        }
+    }
+
     pub(crate) fn push(&self, envelope: Envelope) {
         if let Envelope::Batch(batch) = &envelope {
             self.bytes.fetch_add(batch.len_bytes(), Ordering::AcqRel);
@@ -66,7 +77,7 @@ impl Inbox {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Acquire) > FULL_BYTES
+        self.bytes.load(Ordering::Acquire) > self.bytes_max
     }
 
     /// Waits until the shard emptied its inbox. Cancel-safe.

@@ -1,6 +1,5 @@
 //! A server and raw-socket clients for the tests: bytes in, bytes out, nothing in between that could be wrong too.
 #![allow(dead_code, reason = "each test file uses its part of it, so an expectation fails in some")]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
