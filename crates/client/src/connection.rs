@@ -71,18 +71,35 @@ pub struct Options {
     pub key_file: PathBuf,
     /// The prefix of this client's inboxes; must be allowed by its permissions. Default `_INBOX`.
     pub inbox_prefix: String,
+    /// Whether a lost connection is made again. Default true.
+    pub reconnect: bool,
 }
 
 impl Options {
     /// Options with the default inbox prefix.
     pub fn new(name: impl Into<String>, bus: Bus, key_file: impl Into<PathBuf>) -> Self {
-        Self { name: name.into(), bus, key_file: key_file.into(), inbox_prefix: "_INBOX".to_owned() }
+        Self {
+            name: name.into(),
+            bus,
+            key_file: key_file.into(),
+            inbox_prefix: "_INBOX".to_owned(),
+            reconnect: true,
+        }
     }
 
     /// The same with another inbox prefix.
     #[must_use]
     pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.inbox_prefix = prefix.into();
+        self
+    }
+
+    /// The same for one connection: once it is lost, [`Client::connection`] says so and the client is of no more use.
+    /// For an owner who makes a new one, because the bus may have moved: the library underneath looks an address up only
+    /// while it is connected.
+    #[must_use]
+    pub fn without_reconnect(mut self) -> Self {
+        self.reconnect = false;
         self
     }
 }
@@ -101,7 +118,7 @@ pub enum Connection {
 pub struct Client {
     nats: async_nats::Client,
     connection: watch::Receiver<Connection>,
-    _follower: Arc<AbortOnDrop>,
+    _follower: Option<Arc<AbortOnDrop>>,
 }
 
 /// Ends the task that follows the daemon's address together with the last clone of its client.
@@ -156,8 +173,13 @@ impl Client {
             .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
             .connection_timeout(Duration::from_secs(5))
             .ignore_discovered_servers()
-            .max_reconnects(None)
-            .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, longest, fastrand::f64()))
+            // The first attempt counts as well.
+            .max_reconnects(if options.reconnect { None } else { Some(1) })
+            .reconnect_delay_callback(move |attempts| match attempts {
+                // The very first attempt comes through here too, and somebody waits for it.
+                0 | 1 => Duration::ZERO,
+                attempts => reconnect_delay(attempts - 1, longest, fastrand::f64()),
+            })
             .event_callback({
                 let state_tx = state_tx.clone();
                 move |event| {
@@ -178,9 +200,11 @@ impl Client {
             connect = connect.retry_on_initial_connect();
         }
         let nats = connect.connect(address).await.map_err(|error| connect_fault(url, &error))?;
-        let follower =
-            tokio::spawn(follow_address(options.bus, url.to_owned(), nats.clone(), connection.clone()));
-        Ok(Self { nats, connection, _follower: Arc::new(AbortOnDrop(follower.abort_handle())) })
+        let follower = options.reconnect.then(|| {
+            let follow = follow_address(options.bus, url.to_owned(), nats.clone(), connection.clone());
+            Arc::new(AbortOnDrop(tokio::spawn(follow).abort_handle()))
+        });
+        Ok(Self { nats, connection, _follower: follower })
     }
 
     /// Follows the connection; the receiver's value is the present state.
