@@ -17,8 +17,9 @@ use crate::control::Topic;
 /// Facts and messages that wait in each direction; whoever is faster waits.
 const QUEUE_MAX: usize = 64;
 
-/// The wait before an unusable credential is tried again: somebody may be repairing it.
-const CREDENTIAL_RETRY: Duration = Duration::from_secs(5);
+/// The first and the longest wait between two attempts to connect.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
 /// What the bus brings.
 #[derive(Debug)]
@@ -60,10 +61,11 @@ pub(crate) fn start(spec: &RunSpec) -> (mpsc::Sender<Outgoing>, mpsc::Receiver<B
         Bus::File(spec.endpoint_file.clone()),
         &spec.key_file,
     )
-    .inbox_prefix(format!("_INBOX.host-{}", spec.agent_id));
+    .inbox_prefix(format!("_INBOX.host-{}", spec.agent_id))
+    .without_reconnect();
     let task = Task { agent_id: spec.agent_id.clone(), options, event_tx, outgoing_rx };
     let joined = tokio::spawn(async move {
-        // `None`: the owner is gone, nobody is left to tell.
+        // It ends only with its owner.
         let _ = task.run().await;
     });
     (outgoing_tx, event_rx, joined)
@@ -81,74 +83,82 @@ enum Wake {
     Connection(Connection),
     Incoming(BusEvent),
     Outgoing(Outgoing),
-    OwnerGone,
+    ConnectionGone,
 }
 
+/// Why the task ends: nobody is left to work for.
+struct OwnerGone;
+
 impl Task {
-    async fn run(mut self) -> Option<()> {
-        let client = self.open().await?;
-        let inbox = client.new_inbox();
-        let mut incoming = match self.listen(&client, &inbox).await {
-            Ok(incoming) => incoming,
-            Err(error) => {
-                tracing::error!(%error, "cannot listen on the bus; the agent runs on without it");
-                return self.without_bus().await;
+    /// One connection after the other. The address is looked up anew for each, because a restarted daemon may listen
+    /// elsewhere.
+    async fn run(mut self) -> Result<(), OwnerGone> {
+        let mut attempts = 0;
+        loop {
+            match Client::connect(self.options.clone()).await {
+                Ok(client) => {
+                    attempts = 0;
+                    if let Err(error) = self.serve(&client).await? {
+                        tracing::warn!(%error, "the connection to the bus is of no use");
+                    }
+                    self.tell(BusEvent::Disconnected).await?;
+                }
+                // The daemon is away, which is ordinary.
+                Err(error) if error.is_retryable() => tracing::debug!(%error, "no bus"),
+                Err(error) if attempts == 0 => tracing::warn!(%error, "the bus cannot be used; trying on"),
+                Err(error) => tracing::debug!(%error, "no bus"),
             }
+            self.rest(retry_delay(attempts, fastrand::f64())).await?;
+            attempts += 1;
+        }
+    }
+
+    /// Serves one connection until it is lost.
+    async fn serve(&mut self, client: &Client) -> Result<Result<(), Error>, OwnerGone> {
+        let inbox = client.new_inbox();
+        let mut incoming = match self.listen(client, &inbox).await {
+            Ok(incoming) => incoming,
+            Err(error) => return Ok(Err(error)),
         };
         let subject = format!("agent.{}.output", self.agent_id);
         let mut connection = client.connection();
-        let mut up = false;
-        let mut first = true;
+        if connection.wait_for(|state| matches!(state, Connection::Up(_))).await.is_err() {
+            return Ok(Ok(()));
+        }
+        self.tell(BusEvent::Connected).await?;
         loop {
             let wake = tokio::select! {
-                changed = connection.changed(), if !first => match changed {
+                changed = connection.changed() => match changed {
                     Ok(()) => Wake::Connection(*connection.borrow_and_update()),
-                    Err(_) => Wake::OwnerGone,
+                    Err(_) => Wake::ConnectionGone,
                 },
-                () = std::future::ready(()), if first => Wake::Connection(*connection.borrow_and_update()),
                 Some(event) = incoming.next() => Wake::Incoming(event),
-                outgoing = self.outgoing_rx.recv() => outgoing.map_or(Wake::OwnerGone, Wake::Outgoing),
+                outgoing = self.outgoing_rx.recv() => Wake::Outgoing(outgoing.ok_or(OwnerGone)?),
             };
-            first = false;
             match wake {
-                Wake::Connection(Connection::Up(_)) => {
-                    up = true;
-                    self.event_tx.send(BusEvent::Connected).await.ok()?;
-                }
-                Wake::Connection(Connection::Down) => {
-                    if std::mem::replace(&mut up, false) {
-                        self.event_tx.send(BusEvent::Disconnected).await.ok()?;
-                    }
-                }
-                Wake::Incoming(event) => self.event_tx.send(event).await.ok()?,
-                Wake::Outgoing(outgoing) => self.publish(&client, &subject, &inbox, outgoing, up).await?,
-                Wake::OwnerGone => return None,
+                // Lost and made again before we looked.
+                Wake::Connection(Connection::Up(_)) => self.tell(BusEvent::Connected).await?,
+                Wake::Connection(Connection::Down) | Wake::ConnectionGone => return Ok(Ok(())),
+                Wake::Incoming(event) => self.tell(event).await?,
+                Wake::Outgoing(outgoing) => self.publish(client, &subject, &inbox, outgoing).await?,
             }
         }
     }
 
-    /// Opens a client, which then connects in the background.
-    async fn open(&mut self) -> Option<Client> {
+    /// Waits before the next attempt; what is to be published meanwhile is dropped.
+    async fn rest(&mut self, wait: Duration) -> Result<(), OwnerGone> {
+        let wait = tokio::time::sleep(wait);
+        tokio::pin!(wait);
         loop {
-            match Client::patient(self.options.clone()).await {
-                Ok(client) => return Some(client),
-                Err(error) => tracing::error!(%error, "the bus cannot be used; trying again"),
-            }
-            let retry = tokio::time::sleep(CREDENTIAL_RETRY);
-            tokio::pin!(retry);
-            loop {
-                tokio::select! {
-                    () = &mut retry => break,
-                    outgoing = self.outgoing_rx.recv() => drop(outgoing?),
-                }
+            tokio::select! {
+                () = &mut wait => return Ok(()),
+                outgoing = self.outgoing_rx.recv() => drop(outgoing.ok_or(OwnerGone)?),
             }
         }
     }
 
-    async fn without_bus(&mut self) -> Option<()> {
-        loop {
-            drop(self.outgoing_rx.recv().await?);
-        }
+    async fn tell(&self, event: BusEvent) -> Result<(), OwnerGone> {
+        self.event_tx.send(event).await.map_err(|_| OwnerGone)
     }
 
     /// Subscribes to everything we serve. The subscriptions are renewed by the client at every reconnect.
@@ -184,18 +194,12 @@ impl Task {
         subject: &str,
         inbox: &str,
         outgoing: Outgoing,
-        up: bool,
-    ) -> Option<()> {
-        if !up {
-            // A flush is answered by dropping its sender.
-            drop(outgoing);
-            return Some(());
-        }
+    ) -> Result<(), OwnerGone> {
         let result = match outgoing {
             Outgoing::Output(seq, payload) => {
                 let result = client.publish_bytes(subject, Some(inbox), payload).await;
                 if matches!(result, Err(Error::TooLarge { .. })) {
-                    self.event_tx.send(BusEvent::TooLarge(seq)).await.ok()?;
+                    self.tell(BusEvent::TooLarge(seq)).await?;
                 }
                 result
             }
@@ -210,6 +214,25 @@ impl Task {
         if let Err(error) = result {
             tracing::warn!(%error, "a message was not published");
         }
-        Some(())
+        Ok(())
+    }
+}
+
+/// The wait before attempt number `attempts`, from 0: short, because a person waits for the agents of a restarted daemon;
+/// spread, so that thirty hosts do not arrive at once. `random` is in 0..1.
+fn retry_delay(attempts: u32, random: f64) -> Duration {
+    let longest = RETRY_FIRST * 2u32.pow(attempts.min(10));
+    longest.min(RETRY_LONGEST).mul_f64(0.5 + random / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_begin_at_once_and_settle_at_one_a_second() {
+        assert_eq!(retry_delay(0, 1.0), RETRY_FIRST);
+        assert_eq!(retry_delay(3, 0.0), RETRY_FIRST * 4);
+        assert_eq!(retry_delay(10_000, 1.0), RETRY_LONGEST);
     }
 }

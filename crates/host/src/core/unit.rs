@@ -162,7 +162,7 @@ impl Core {
             Ok(launch) => fx.push(Effect::SetLaunch(Box::new(launch))),
             // The same request was a command line at the first start; the running process keeps its session anyway.
             Err(error) => {
-                fx.push(Effect::Log(format!("the next start keeps the last command line: {error}")))
+                fx.push(Effect::Log(format!("the next start keeps the last command line: {error}")));
             }
         }
     }
