@@ -397,10 +397,13 @@ async fn follow_address(
     }
 }
 
-/// The wait before attempt number `attempts`: doubling, capped, and spread by up to a quarter so that thirty hosts do
-/// not arrive at once. `random` is in 0..1.
+/// The wait before attempt number `attempts`, from 1: none before the first, then doubling, capped, and spread by up to
+/// a quarter so that thirty hosts do not arrive at once. `random` is in 0..1.
 fn reconnect_delay(attempts: usize, longest: Duration, random: f64) -> Duration {
-    let doublings = attempts.saturating_sub(1).min(10) as u32;
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let doublings = (attempts - 2).min(10) as u32;
     let base = (RECONNECT_FIRST * 2u32.pow(doublings)).min(longest);
     base.mul_f64(0.75 + random / 4.0)
 }
@@ -436,11 +439,13 @@ mod tests {
     use ostler_wire::{ControlReply, ErrorCode};
 
     #[test]
-    fn reconnects_start_fast_and_stay_within_ten_seconds() {
-        assert_eq!(reconnect_delay(1, RECONNECT_LONGEST, 1.0), Duration::from_millis(100));
-        assert_eq!(reconnect_delay(4, RECONNECT_LONGEST, 1.0), Duration::from_millis(800));
-        for attempts in 0..2000 {
-            let delay = reconnect_delay(attempts, RECONNECT_LONGEST, 0.5);
+    fn the_first_attempt_is_made_at_once_and_waits_stay_within_ten_seconds() {
+        let delay = |attempts, random| reconnect_delay(attempts, RECONNECT_LONGEST, random);
+        assert_eq!(delay(1, 1.0), Duration::ZERO);
+        assert_eq!(delay(2, 1.0), Duration::from_millis(100));
+        assert_eq!(delay(5, 1.0), Duration::from_millis(800));
+        for attempts in 2..2000 {
+            let delay = delay(attempts, 0.5);
             assert!(
                 delay >= RECONNECT_FIRST.mul_f64(0.75) && delay <= RECONNECT_LONGEST,
                 "{attempts}: {delay:?}"

@@ -115,8 +115,9 @@ pub(crate) fn replace_json<T: Serialize>(path: &Path, value: &T) -> io::Result<(
     let dir = path.parent().unwrap_or(Path::new("."));
     // A temporary file is made with mode 0600, which is what we want of everything here.
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
-    serde_json::to_writer_pretty(&mut file, value)?;
-    file.write_all(b"\n")?;
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    file.write_all(&text)?;
     file.persist(path)?;
     Ok(())
 }
