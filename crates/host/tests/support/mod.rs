@@ -281,6 +281,12 @@ impl World {
         }
     }
 
+    /// Publishes without asking for an answer.
+    pub async fn publish(&self, topic: &str, payload: &'static [u8]) {
+        let subject = format!("agent.{}.{topic}", self.agent);
+        self.client().publish_bytes(&subject, None, payload.into()).await.unwrap();
+    }
+
     pub async fn send(&self, text: &str) -> Value {
         self.ask("input", json!({ "text": text })).await.unwrap()
     }

@@ -1,0 +1,103 @@
+//! The bus goes away and comes back: nothing is lost, nothing is recorded twice, and what had to be dropped is told.
+
+mod support;
+
+use ostler_wire::{AgentEvent, AgentState, RestartPolicy, SpawnRequest};
+use serde_json::json;
+use support::{World, until};
+
+/// Prints numbered lines as fast as it is allowed to, then waits.
+fn numbers(count: u32) -> String {
+    format!("i=0; while [ $i -lt {count} ]; do i=$((i+1)); echo $i; done; echo end; read line")
+}
+
+async fn all_arrived(world: &World, count: u64) {
+    world.line("end").await;
+    world.look(|recorded| {
+        recorded.assert_gapless();
+        let expected: Vec<String> = (1..=count).map(|i| i.to_string()).chain(["end".into()]).collect();
+        assert_eq!(recorded.lines(), expected);
+    });
+}
+
+#[tokio::test]
+async fn a_bus_that_comes_late_misses_nothing() {
+    let mut world = World::without_bus();
+    let host = world.host(&numbers(5000));
+    until("the agent to have printed", || host.record().filter(|record| record.agent.is_some())).await;
+    world.start_bus(0);
+    world.start_engine().await;
+    all_arrived(&world, 5000).await;
+    let status = world.query().await;
+    assert_eq!(status.state, AgentState::Active);
+}
+
+#[tokio::test]
+async fn a_bus_that_restarts_on_the_same_port_misses_nothing() {
+    let mut world = World::without_bus();
+    let port = world.start_bus(0);
+    world.start_engine().await;
+    let _host = world.host(&numbers(20_000));
+    for lines in [100, 3000] {
+        until("some lines", || (world.look(|recorded| recorded.recorded) > lines).then_some(())).await;
+        world.stop_bus();
+        world.start_bus(port);
+        world.start_engine().await;
+    }
+    all_arrived(&world, 20_000).await;
+}
+
+#[tokio::test]
+async fn a_bus_that_moves_to_another_port_is_found_through_the_endpoint_file() {
+    let mut world = World::new().await;
+    let _host = world.host(&numbers(20_000));
+    until("some lines", || (world.look(|recorded| recorded.recorded) > 100).then_some(())).await;
+    let statuses = world.look(|recorded| recorded.statuses.len());
+    world.stop_bus();
+    world.start_bus(0);
+    world.start_engine().await;
+    all_arrived(&world, 20_000).await;
+    until("the state to be told anew", || (world.look(|r| r.statuses.len()) > statuses).then_some(())).await;
+    let reply: serde_json::Value = world.ask("input", json!({"text": "go"})).await.unwrap();
+    assert_eq!(reply["delivered"], true);
+}
+
+#[tokio::test]
+async fn an_engine_that_does_not_acknowledge_gets_everything_again() {
+    let world = World::new().await;
+    world.recorded.lock().unwrap().silent = true;
+    let host = world.host(&numbers(300));
+    until("the agent to run", || host.record().filter(|record| record.agent.is_some())).await;
+    world.active().await;
+    world.recorded.lock().unwrap().silent = false;
+    all_arrived(&world, 300).await;
+}
+
+#[tokio::test]
+async fn a_full_buffer_drops_the_oldest_and_says_which() {
+    let mut world = World::without_bus();
+    let script =
+        "i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo $i; done; echo end; touch printed; read line";
+    let host = world.host_with(
+        SpawnRequest {
+            command: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            restart: RestartPolicy::Never,
+            ..SpawnRequest::default()
+        },
+        200_000,
+    );
+    let printed = world.dir.path().join("work/printed");
+    until("the agent to have printed", || printed.exists().then_some(())).await;
+    world.start_bus(0);
+    world.start_engine().await;
+    world.line("end").await;
+    world.look(|recorded| {
+        let AgentEvent::Dropped { from_seq: 1, to_seq, .. } = recorded.events()[0] else {
+            panic!("the first message tells what was dropped: {:?}", recorded.messages[0]);
+        };
+        assert_eq!(recorded.messages[0].seq, to_seq);
+        let rest: Vec<u64> = recorded.messages[1..].iter().map(|message| message.seq).collect();
+        assert!(rest.iter().copied().eq(to_seq + 1..=5001), "{rest:?}");
+    });
+    drop(host);
+}
