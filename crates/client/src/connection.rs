@@ -24,16 +24,13 @@ const RECONNECT_LONGEST: Duration = Duration::from_secs(10);
 /// The longest wait for a daemon on this machine: an attempt costs it nothing, and a person waits for its agents.
 const RECONNECT_LONGEST_LOCAL: Duration = Duration::from_secs(1);
 
-/// How often a disconnected client looks whether the daemon moved to another address.
-const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
-
 /// Messages a subscription keeps for a slow owner.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 65_536;
 
 /// Where the bus is.
 #[derive(Debug, Clone)]
 pub enum Bus {
-    /// At the address the daemon wrote into this file ([`ostler_wire::ENDPOINT_FILE`]), read again at every attempt.
+    /// At the address the daemon wrote into this file ([`ostler_wire::ENDPOINT_FILE`]), read by [`Client::connect`].
     File(PathBuf),
     /// At a fixed address, `nats://127.0.0.1:4222`.
     Url(String),
@@ -118,17 +115,6 @@ pub enum Connection {
 pub struct Client {
     nats: async_nats::Client,
     connection: watch::Receiver<Connection>,
-    _follower: Option<Arc<AbortOnDrop>>,
-}
-
-/// Ends the task that follows the daemon's address together with the last clone of its client.
-#[derive(Debug)]
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Client {
@@ -140,24 +126,9 @@ impl Client {
     /// may leave a connection that closes by itself.
     pub async fn connect(options: Options) -> Result<Self, Error> {
         let url = options.bus.url()?;
-        Self::open(options, &url, false).await
-    }
-
-    /// Hands out a client that connects for as long as it takes; watch [`Client::connection`].
-    ///
-    /// # Errors
-    ///
-    /// Only for a credential file that cannot be used; a bus that is away is no error.
-    pub async fn patient(options: Options) -> Result<Self, Error> {
-        // Any address will do while the bus has none: the look-up replaces it as soon as there is one.
-        let url = options.bus.url().unwrap_or_else(|_| "nats://127.0.0.1:1".to_owned());
-        Self::open(options, &url, true).await
-    }
-
-    async fn open(options: Options, url: &str, patient: bool) -> Result<Self, Error> {
         let seed = read_seed(&options.key_file)?;
         let address: ServerAddr = url.parse().map_err(|error| Error::Unreachable {
-            url: url.to_owned(),
+            url: url.clone(),
             reason: format!("not an address: {error}"),
         })?;
         let (state_tx, connection) = watch::channel(Connection::Down);
@@ -167,7 +138,7 @@ impl Client {
             Bus::Url(_) => RECONNECT_LONGEST,
         };
 
-        let mut connect = ConnectOptions::with_nkey(seed)
+        let connect = ConnectOptions::with_nkey(seed)
             .name(&options.name)
             .custom_inbox_prefix(&options.inbox_prefix)
             .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
@@ -175,11 +146,7 @@ impl Client {
             .ignore_discovered_servers()
             // The first attempt counts as well.
             .max_reconnects(if options.reconnect { None } else { Some(1) })
-            .reconnect_delay_callback(move |attempts| match attempts {
-                // The very first attempt comes through here too, and somebody waits for it.
-                0 | 1 => Duration::ZERO,
-                attempts => reconnect_delay(attempts - 1, longest, fastrand::f64()),
-            })
+            .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, longest, fastrand::f64()))
             .event_callback({
                 let state_tx = state_tx.clone();
                 move |event| {
@@ -196,15 +163,8 @@ impl Client {
                     std::future::ready(())
                 }
             });
-        if patient {
-            connect = connect.retry_on_initial_connect();
-        }
-        let nats = connect.connect(address).await.map_err(|error| connect_fault(url, &error))?;
-        let follower = options.reconnect.then(|| {
-            let follow = follow_address(options.bus, url.to_owned(), nats.clone(), connection.clone());
-            Arc::new(AbortOnDrop(tokio::spawn(follow).abort_handle()))
-        });
-        Ok(Self { nats, connection, _follower: follower })
+        let nats = connect.connect(address).await.map_err(|error| connect_fault(&url, &error))?;
+        Ok(Self { nats, connection })
     }
 
     /// Follows the connection; the receiver's value is the present state.
@@ -371,29 +331,6 @@ impl Client {
             return Err(Error::TooLarge { subject: subject.to_owned(), bytes, bytes_max });
         }
         Ok(())
-    }
-}
-
-/// Replaces the address of a disconnected client when the daemon wrote another one; ends with the last client.
-async fn follow_address(
-    bus: Bus,
-    mut known: String,
-    nats: async_nats::Client,
-    mut connection: watch::Receiver<Connection>,
-) {
-    loop {
-        if connection.wait_for(|state| *state == Connection::Down).await.is_err() {
-            return;
-        }
-        tokio::select! {
-            changed = connection.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOKUP_INTERVAL) => {
-                let Ok(url) = bus.url() else { continue };
-                if url != known && nats.set_server_pool(url.as_str()).await.is_ok() {
-                    known = url;
-                }
-            }
-        }
     }
 }
 

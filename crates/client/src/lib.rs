@@ -3,11 +3,9 @@
 //! Everything but the broker goes through here, so a real nats-server or a cluster takes the embedded broker's place
 //! without a line changing. Nothing outside this crate names the NATS library underneath.
 //!
-//! A connection is either *eager* ([`Client::connect`]: it works now or the caller learns why not, for a person at a
-//! terminal) or *patient* ([`Client::patient`]: it is handed out at once and connects for as long as it takes, for
-//! processes that outlive the bus). Both reconnect for ever, with a jittered back-off of 100 ms to 10 s (1 s for the
-//! daemon of this machine), and look the
-//! bus up again before every attempt, because a restarted daemon may listen elsewhere.
+//! A connection reconnects for ever to the address it was made with, with a jittered back-off of 100 ms to 10 s (1 s
+//! for the daemon of this machine). Whoever must follow a daemon that may come back at another address asks for single
+//! connections ([`Options::without_reconnect`]) and makes the next one when one is lost.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), ostler_client::Error> {
