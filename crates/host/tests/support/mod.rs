@@ -1,6 +1,7 @@
 //! A state directory, a real broker in it, an engine that records and acknowledges, and hosts as processes.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
