@@ -11,7 +11,7 @@ use support::{World, is_alive, until};
 const COUNTER: &str = "trap 'echo bye; exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
 
 async fn control(world: &World, verb: &str) -> ControlReply {
-    world.ask(verb, json!({})).await.unwrap()
+    world.ask(verb, json!({})).await.expect("the request is granted")
 }
 
 async fn refusal(world: &World, topic: &str, payload: &[u8]) -> ErrorBody {
@@ -64,7 +64,7 @@ async fn a_second_stop_changes_nothing_and_a_kill_cuts_the_grace_short() {
     assert!(kill.changed);
     assert_eq!(host.ended().await.code(), Some(0));
     world.look(|recorded| {
-        assert_eq!(recorded.shutdowns.len(), 2, "the second notice says that no grace follows")
+        assert_eq!(recorded.shutdowns.len(), 2, "the second notice says that no grace follows");
     });
 }
 
@@ -88,7 +88,7 @@ async fn a_pause_freezes_and_a_resume_goes_on() {
     let resumed = control(&world, "resume").await;
     assert_eq!((resumed.state, resumed.changed), (AgentState::Active, true));
     until("more lines", || (world.look(|recorded| recorded.lines().len()) > lines + 5).then_some(())).await;
-    world.look(|recorded| recorded.assert_gapless());
+    world.look(support::Recorded::assert_gapless);
 }
 
 #[tokio::test]

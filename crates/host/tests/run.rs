@@ -36,7 +36,7 @@ async fn the_agent_knows_its_run_and_its_name_and_nothing_else() {
         ..SpawnRequest::default()
     });
     host.ended().await;
-    let mut lines = world.look(|recorded| recorded.lines());
+    let mut lines = world.look(support::Recorded::lines);
     lines.sort();
     let expected = [
         "COLOUR=blue".to_owned(),
@@ -102,7 +102,7 @@ async fn a_crash_is_followed_by_a_restart_that_is_told() {
     assert_ne!(second.pid, first.pid);
     assert_eq!((second.generation, second.exit.unwrap().code), (2, Some(7)));
     until("the second start", || (world.look(|r| r.lines().len()) == 2).then_some(())).await;
-    world.look(|recorded| recorded.assert_gapless());
+    world.look(support::Recorded::assert_gapless);
 }
 
 #[tokio::test]
