@@ -1,5 +1,6 @@
 //! The one shape of every refusal.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 /// The answer to every request that was refused.
@@ -94,13 +95,17 @@ impl From<ErrorBody> for ErrorReply {
 /// [`ErrorCode::InvalidJson`] when the bytes are no JSON, [`ErrorCode::InvalidMessage`] when the shape is wrong; the
 /// reply names `what` and the position, and is ready to be sent.
 pub fn read_json<'a, T: Deserialize<'a>>(what: &str, payload: &'a [u8]) -> Result<T, ErrorReply> {
-    serde_json::from_slice(payload).map_err(|error| {
-        let code = match error.classify() {
-            serde_json::error::Category::Data => ErrorCode::InvalidMessage,
-            _ => ErrorCode::InvalidJson,
-        };
-        ErrorReply::new(code, format!("{what} cannot be read: {error}"))
+    let refuse = |code, reason: String| {
+        ErrorReply::new(code, format!("{what} cannot be read: {reason}"))
             .hint("docs/protocol.md describes every message; schemas/ has its JSON Schema")
+    };
+    // Derived readers also take an array of a message's fields in order, which nobody means to send.
+    if payload.trim_ascii_start().starts_with(b"[") && serde_json::from_slice::<IgnoredAny>(payload).is_ok() {
+        return Err(refuse(ErrorCode::InvalidMessage, "an array, expected an object".to_owned()));
+    }
+    serde_json::from_slice(payload).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => refuse(ErrorCode::InvalidMessage, error.to_string()),
+        _ => refuse(ErrorCode::InvalidJson, error.to_string()),
     })
 }
 
