@@ -191,7 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn every_exit_code_is_in_the_help() {
+    fn every_exit_code_is_in_the_help_and_in_the_guide() {
+        let guide = include_str!("../../../docs/guide/command-line.md");
+        for line in EXIT_CODES_HELP.lines().filter(|line| line.starts_with("  ") && !line.contains('`')) {
+            let (code, meaning) = line.trim().split_once("  ").unwrap();
+            assert!(guide.contains(&format!("| {code} | {meaning} |")), "{line}");
+        }
         for exit in [
             Exit::Failed,
             Exit::Usage,
