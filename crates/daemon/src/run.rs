@@ -167,7 +167,6 @@ async fn start_engine(
 
 fn publish_endpoint(state: &StateDir, broker: &Server, endpoint: &Endpoint) -> Result<(), Error> {
     let fault = |path, source| Error::File { path, verb: "written", source };
-    let port = broker.local_addr().port().to_string();
-    fs::write(state.port(), port).map_err(|source| fault(state.port(), source))?;
+    replace_json(&state.port(), &broker.local_addr().port()).map_err(|source| fault(state.port(), source))?;
     replace_json(&state.endpoint(), endpoint).map_err(|source| fault(state.endpoint(), source))
 }

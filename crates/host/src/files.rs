@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -88,7 +89,7 @@ pub(crate) fn write_spool<'a>(
     let mut count = 0;
     let write = || -> io::Result<usize> {
         let temporary = path.with_extension("tmp");
-        let mut file = io::BufWriter::new(File::create(&temporary)?);
+        let mut file = io::BufWriter::new(create_private(&temporary)?);
         for message in messages {
             file.write_all(message)?;
             file.write_all(b"\n")?;
@@ -103,10 +104,15 @@ pub(crate) fn write_spool<'a>(
     write().map_err(|error| Error::new("unacknowledged output is lost: cannot write", &path, &error))
 }
 
+/// Makes or empties a file that only its owner may read: statuses and output are nobody else's business.
+fn create_private(path: &Path) -> io::Result<File> {
+    File::options().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 /// Replaces a file so that a reader sees the old or the new content, never a part.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    fs::write(&temporary, bytes)?;
+    create_private(&temporary)?.write_all(bytes)?;
     fs::rename(&temporary, path)
 }
 

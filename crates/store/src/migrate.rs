@@ -1,5 +1,6 @@
 //! Opening: pragmas and numbered migrations.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, Error> {
         }
         _ => Error::sqlite("opening")(error),
     };
+    // Only its owner may read it, wherever the directory stands; SQLite gives its companions the same mode.
+    // When that fails, SQLite says why.
+    drop(std::fs::File::options().append(true).create(true).mode(0o600).open(path));
     let mut connection = Connection::open(path).map_err(damaged)?;
     connection.busy_timeout(Duration::from_secs(5)).map_err(damaged)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(damaged)?;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -50,8 +51,14 @@ pub enum LockError {
 /// [`LockError::Held`] when another process (or another call in this one) has it.
 pub fn lock_file(path: &Path) -> Result<FileLock, LockError> {
     let failed = |source| LockError::Io { path: path.to_owned(), source };
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -150,10 +150,10 @@ pub(super) fn reset_signals() {
     }
 }
 
-/// Opens where a detached process's output goes.
+/// Opens where a detached process's output goes; a new file is its owner's alone.
 pub(super) fn log_or_null(log_file: Option<&Path>) -> io::Result<File> {
     match log_file {
-        Some(path) => File::options().append(true).create(true).open(path),
+        Some(path) => File::options().append(true).create(true).mode(0o600).open(path),
         None => File::options().read(true).write(true).open("/dev/null"),
     }
 }
