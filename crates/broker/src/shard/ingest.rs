@@ -41,6 +41,8 @@ impl Shard {
     /// Reads what the socket has, executes it, and writes what came of it.
     pub(super) fn read(&mut self, link: &Link, stream: &TcpStream) -> Next {
         self.check_identities();
+        // Lent out during a batch; a batch that ended in a panic did not give it back.
+        self.read_buffer.resize(READ_BYTES, 0);
         for _ in 0..READS_PER_TURN {
             let Some(conn) = self.conn(link) else {
                 self.flush();

@@ -285,6 +285,10 @@ impl Shard {
     }
 
     fn remind(&mut self, at: Instant, due: Due, slot: usize, id: u64) {
+        let conns = &self.conns;
+        self.timers.shed(self.stats.connections as usize, |entry| {
+            conns.get(entry.slot).and_then(Option::as_deref).is_some_and(|conn| conn.link.id == entry.id)
+        });
         if self.timers.add(at, timers::Entry { due, slot, id }) {
             self.timers_changed.notify_one();
         }

@@ -12,7 +12,7 @@ const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// A fresh buffer: an answer or two fit, and a connection with little to say takes little.
 const BUFFER_BYTES_FIRST: usize = 4 << 10;
 /// Spare buffers a shard keeps.
-const SPARE_BUFFERS_MAX: usize = 16;
+const SPARE_BUFFERS_MAX: usize = 4;
 /// Pieces per `writev`.
 const SLICES_MAX: usize = 64;
 

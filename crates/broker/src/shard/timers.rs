@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// Entries due this soon come up together, so that thousands of connections do not cause thousands of wakes.
 const SLACK: Duration = Duration::from_millis(20);
 
+/// Fewer entries are not worth looking through.
+const SHED_MIN: usize = 1024;
+
 /// Why a connection is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
@@ -35,6 +38,14 @@ impl Timers {
         let earliest = self.next().is_none_or(|next| at < next);
         self.0.push(Reverse((at, entry)));
         earliest
+    }
+
+    /// Forgets the entries of connections that ended, once they are the most of it: clients that come and go must not
+    /// pile up entries for minutes. Costs little, because it is done rarely.
+    pub(crate) fn shed(&mut self, live: usize, is_live: impl Fn(&Entry) -> bool) {
+        if self.0.len() > SHED_MIN + 4 * live {
+            self.0.retain(|Reverse((_, entry))| is_live(entry));
+        }
     }
 
     /// When the earliest is due.
@@ -67,5 +78,17 @@ mod tests {
         assert_eq!(timers.pop_due(later), Some(entry(2)));
         assert_eq!(timers.pop_due(later), None);
         assert_eq!(timers.next(), Some(start + Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn entries_of_the_dead_are_shed_when_they_are_many() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        for id in 0..5000 {
+            timers.add(start, Entry { due: Due::Ping, slot: 0, id });
+            timers.shed(1, |entry| entry.id == 0);
+            assert!(timers.0.len() <= SHED_MIN + 5);
+        }
+        assert!(timers.0.iter().any(|Reverse((_, entry))| entry.id == 0), "the living stay");
     }
 }
