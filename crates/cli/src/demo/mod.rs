@@ -9,6 +9,8 @@ mod stage;
 mod steps;
 mod witness;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::exit::{Exit, Failure, Outcome};
 use crate::screen::Screen;
 use narrator::Narrator;
@@ -31,7 +33,7 @@ pub(crate) async fn play(screen: Screen, afterwards: Afterwards) -> Outcome {
     ))?;
     let played = tokio::select! {
         played = steps::play(&mut stage, &mut narrator) => played,
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Failed, "the demo was interrupted")),
+        () = interrupted() => Err(Failure::new(Exit::Failed, "the demo was interrupted")),
     };
     if let Err(failure) = &played {
         stage.clear();
@@ -45,4 +47,20 @@ pub(crate) async fn play(screen: Screen, afterwards: Afterwards) -> Outcome {
         screen.note(format!("kept: {}", dir.display()));
     }
     Ok(())
+}
+
+/// Waits for whatever would end us: what we started lives in sessions of its own and would stay behind.
+async fn interrupted() {
+    let next = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            // Without a handler the signal ends us as it always did.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = next(SignalKind::interrupt()) => (),
+        () = next(SignalKind::terminate()) => (),
+        () = next(SignalKind::hangup()) => (),
+    }
 }

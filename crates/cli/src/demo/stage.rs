@@ -15,6 +15,9 @@ use crate::launch;
 /// Pause between two looks at processes that are about to be gone.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Passes over the process table to end what is left; each waits [`LOOK_INTERVAL`].
+const CLEAR_ROUNDS: u32 = 200;
+
 pub(super) struct Stage {
     /// Removed when dropped, unless it is kept.
     dir: tempfile::TempDir,
@@ -121,7 +124,8 @@ impl Stage {
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        let strays = self.sweep();
+        let mut strays = self.sweep();
+        strays.extend(self.namesakes().iter().map(|identity| identity.pid));
         if !strays.is_empty() {
             return Err(Failure::new(
                 Exit::Failed,
@@ -136,6 +140,21 @@ impl Stage {
         self.runs.iter().flat_map(|run| sweep(&run.to_string()).unwrap_or_default()).collect()
     }
 
+    /// Processes with the demo's directory on their command line: daemons and hosts, those too that we were not told
+    /// about because the demo ended in the middle of a spawn.
+    fn namesakes(&self) -> Vec<Identity> {
+        let dir = self.dir.path().as_os_str().as_encoded_bytes();
+        let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.windows(dir.len()).any(|part| part == dir)
+        })
+        .filter_map(Identity::of)
+        .filter(|identity| identity.is_alive())
+        .collect()
+    }
+
     /// Ends everything by force: for a demo that did not get to its end.
     pub(super) fn clear(&self) {
         for daemon in &self.daemons {
@@ -144,6 +163,17 @@ impl Stage {
         }
         for (_, identity) in &self.processes {
             let _ = kill(*identity);
+        }
+        // A daemon that was just being started may have started a host meanwhile.
+        for _ in 0..CLEAR_ROUNDS {
+            let left = self.namesakes();
+            if left.is_empty() {
+                break;
+            }
+            for identity in left {
+                let _ = kill(identity);
+            }
+            std::thread::sleep(LOOK_INTERVAL);
         }
         self.sweep();
     }
