@@ -325,3 +325,38 @@ async fn claude_goes_on_with_its_session_after_a_stop_and_a_new_spawn() {
     // A clean exit leaves the session's totals behind, and a new host has no memory of them.
     assert!(second.cost_usd > 0.0 && second.cost_usd < 1.5 * first.cost_usd, "{second:?} after {first:?}");
 }
+
+#[tokio::test]
+async fn claude_starts_afresh_when_its_session_is_gone() {
+    let daemon = TestDaemon::start();
+    let mut bench = Bench::new(&daemon).await;
+    let agent = bench.agent.clone();
+    // Never restarted after an exit: the fresh start is no restart after a failure.
+    let request = SpawnRequest { restart: RestartPolicy::Never, ..bench.spawn_request() };
+    let _: SpawnReply = bench.client.request(&Subject::spawn(&agent), &request).await.expect("it is spawned");
+    bench.until_status("an active agent", |status| status.state == AgentState::Active).await;
+    bench.prompt("one", "remember the green goose").await;
+    bench.turn_end("one").await;
+    let _: ControlReply =
+        bench.client.request(&Subject::stop(&agent), &StopRequest::default()).await.expect("it stops");
+    let stopped = bench.until_status("the end", |status| status.state == AgentState::Terminated).await;
+    let session = stopped.session_id.expect("the agent told its session");
+    // Somebody tidied up the CLI's own files.
+    std::fs::remove_dir_all(bench.dirs.path().join("home/.claude/projects"))
+        .expect("the CLI keeps them there");
+
+    let again = SpawnRequest { replace: true, ..request };
+    let spawned: SpawnReply =
+        bench.client.request(&Subject::spawn(&agent), &again).await.expect("it is spawned again");
+    let active =
+        |status: &StatusMessage| status.run_id == spawned.run_id && status.state == AgentState::Active;
+    bench.until_status("an active agent", active).await;
+    bench.prompt("two", "hello").await;
+    assert_eq!(bench.turn_end("two").await.1, "echo: hello");
+    let status: StatusMessage = bench
+        .client
+        .request(&Subject::status(&agent), &serde_json::json!({}))
+        .await
+        .expect("the host answers");
+    assert_ne!(status.session_id.expect("the agent told its session"), session);
+}
