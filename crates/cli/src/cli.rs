@@ -46,7 +46,7 @@ pub(crate) struct Global {
     /// Print without colours (NO_COLOR is honoured as well)
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
-    /// Print more
+    /// Print more: command lines in full (ps), what the daemon does (up)
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Print results and errors only

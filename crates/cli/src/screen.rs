@@ -8,7 +8,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::render::style;
 
 /// How much a person wants to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Detail {
     /// Results and errors only.
     Quiet,

@@ -4,8 +4,8 @@ use ostler_wire::{AgentState, Timestamp};
 
 use crate::connect::{Places, Session};
 use crate::exit::Outcome;
-use crate::render::agents::table;
-use crate::screen::Screen;
+use crate::render::agents::{Width, table};
+use crate::screen::{Detail, Screen};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -24,7 +24,8 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
     }
     let hidden = known - list.agents.len();
     if !list.agents.is_empty() {
-        screen.text(&table(&list.agents, Timestamp::now()))?;
+        let width = if screen.detail == Detail::Verbose { Width::Full } else { Width::Cut };
+        screen.text(&table(&list.agents, width, Timestamp::now()))?;
     }
     match (list.agents.is_empty(), hidden) {
         (true, 0) => screen.note("no agents; start one with: ostler spawn NAME -- COMMAND"),

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::launch;
 use crate::render::config::snippet;
 use crate::render::style;
-use crate::screen::Screen;
+use crate::screen::{Detail, Screen};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -57,8 +57,9 @@ impl Level {
 /// Runs the daemon here until it is asked to end.
 pub(crate) fn foreground(args: &Args, places: &Places, screen: Screen) -> Outcome {
     let config = load(args, places)?;
+    let usual = if screen.detail == Detail::Verbose { Level::Info } else { Level::Warn };
     tracing_subscriber::fmt()
-        .with_max_level(args.log.unwrap_or(Level::Warn).filter())
+        .with_max_level(args.log.unwrap_or(usual).filter())
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)

@@ -8,12 +8,26 @@ use ostler_wire::{AgentState, AgentSummary, DesiredState, NodeInfo, StatusCause}
 
 use super::{bytes, command_line, cut, duration, elapsed, single_line, style};
 
-/// Longer command lines and messages make the table wrap in an ordinary terminal.
-const COMMAND_CHARS_MAX: usize = 40;
-const DETAIL_CHARS_MAX: usize = 36;
+/// How wide the columns of free text may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// Longer command lines and messages make the table wrap in an ordinary terminal.
+    Cut,
+    /// As long as they are.
+    Full,
+}
+
+impl Width {
+    fn chars_max(self, cut: usize) -> usize {
+        match self {
+            Self::Cut => cut,
+            Self::Full => usize::MAX,
+        }
+    }
+}
 
 /// The table of `ostler ps`.
-pub(crate) fn table(agents: &[AgentSummary], now: Timestamp) -> String {
+pub(crate) fn table(agents: &[AgentSummary], width: Width, now: Timestamp) -> String {
     let mut table = Table::new();
     // Whether colours are wanted is decided in one place, where the text is printed.
     table.load_style(presets::NOTHING).enforce_styling();
@@ -26,12 +40,12 @@ pub(crate) fn table(agents: &[AgentSummary], now: Timestamp) -> String {
             Cell::new(&agent.agent_id).add_attribute(Attribute::Bold),
             Cell::new(agent.kind),
             Cell::new(agent.state).fg(color(agent)),
-            Cell::new(cut(&detail(agent), DETAIL_CHARS_MAX)),
+            Cell::new(cut(&detail(agent), width.chars_max(36))),
             Cell::new(agent.pid.map(|pid| pid.to_string()).unwrap_or_default()),
             Cell::new(running_since.map(|start| elapsed(start, now)).unwrap_or_default()),
             Cell::new(agent.restarts),
             Cell::new(facts.map(|facts| bytes(facts.rss_bytes)).unwrap_or_default()),
-            Cell::new(command_line(&agent.command, COMMAND_CHARS_MAX)),
+            Cell::new(command_line(&agent.command, width.chars_max(40))),
         ]);
     }
     for (index, column) in table.column_iter_mut().enumerate() {
@@ -216,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_table_lines_up_and_says_what_matters() {
-        insta::assert_snapshot!(plain(&table(&some_agents(), now())));
+        insta::assert_snapshot!(plain(&table(&some_agents(), Width::Cut, now())));
     }
 
     #[test]
@@ -239,7 +253,7 @@ mod tests {
     fn a_message_of_an_agent_stays_on_its_row() {
         let mut rude = agent(r#"{"state":"error","message":"line 1\nline 2\u001b[2J"}"#);
         rude.agent_id = AgentId::parse("rude").unwrap();
-        assert_eq!(plain(&table(&[rude], now())).lines().count(), 2);
+        assert_eq!(plain(&table(&[rude], Width::Full, now())).lines().count(), 2);
     }
 
     fn plain(text: &str) -> String {

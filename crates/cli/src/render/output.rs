@@ -102,7 +102,11 @@ impl Renderer {
                         single_line(text)
                     ))
                 } else {
-                    format!("{} {}", style::good(format!("✓ done{took}")), style::dim(usage(used)))
+                    format!(
+                        "{} {}",
+                        style::good(format!("✓ done{took}")),
+                        style::dim(format!("· {}", usage(used)))
+                    )
                 }
             }
             AgentEvent::Notice { level, text } => match level {
@@ -147,7 +151,9 @@ impl Renderer {
 
 /// A line of the agent, as it printed it.
 fn line(output: &OutputMessage, target: Target) -> Piece {
-    let mut bytes = output.data.clone().unwrap_or_default().into_bytes();
+    // `data` has replacement characters where the line is no UTF-8.
+    let exact = output.data_base64.as_deref().and_then(super::base64::decode);
+    let mut bytes = exact.unwrap_or_else(|| output.data.clone().unwrap_or_default().into_bytes());
     if !output.partial {
         bytes.push(b'\n');
     }
@@ -247,6 +253,8 @@ mod tests {
         let line = output("stderr", json!({"data": "\u{1b}[31mred\u{1b}[0m "}));
         let expected = Piece::Raw(Target::Err, b"\x1b[31mred\x1b[0m \n".to_vec());
         assert_eq!(renderer.render(&line), vec![expected]);
+        let odd = output("stdout", json!({"data": "a\u{fffd}", "data_base64": "Yf8="}));
+        assert_eq!(renderer.render(&odd), vec![Piece::Raw(Target::Out, b"a\xff\n".to_vec())]);
         let long = output("stdout", json!({"data": "aaa", "partial": true}));
         assert_eq!(renderer.render(&long), vec![Piece::Raw(Target::Out, b"aaa".to_vec())]);
     }
