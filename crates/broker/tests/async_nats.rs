@@ -31,6 +31,11 @@ async fn connect(inn: &Inn) -> Client {
     ConnectOptions::with_nkey(inn.key.seed().unwrap()).connect(inn.server.url()).await.unwrap()
 }
 
+/// Returns once the server executed everything this client sent: `flush` only hands it to the socket.
+async fn settle(client: &Client) {
+    within(client.request("$SYS.REQ.USER.INFO", "".into())).await.unwrap();
+}
+
 async fn within<T>(what: impl Future<Output = T>) -> T {
     timeout(DEADLINE, what).await.expect("it takes too long")
 }
@@ -41,7 +46,7 @@ async fn publish_subscribe_and_wildcards() {
     let (publisher, subscriber) = (connect(&inn).await, connect(&inn).await);
     let mut all = subscriber.subscribe("agent.>").await.unwrap();
     let mut beats = subscriber.subscribe("agent.*.heartbeat").await.unwrap();
-    subscriber.flush().await.unwrap();
+    settle(&subscriber).await;
     publisher.publish("agent.joe.output", "hello".into()).await.unwrap();
     publisher.publish("agent.joe.heartbeat", "beat".into()).await.unwrap();
     publisher.flush().await.unwrap();
@@ -55,7 +60,7 @@ async fn request_reply_with_headers() {
     let inn = inn(2);
     let service = connect(&inn).await;
     let mut requests = service.subscribe("tools.call").await.unwrap();
-    service.flush().await.unwrap();
+    settle(&service).await;
     let answering = tokio::spawn(async move {
         while let Some(request) = requests.next().await {
             let headers = request.headers.unwrap();
@@ -90,7 +95,7 @@ async fn queue_groups_share_the_work() {
     let mut streams = Vec::new();
     for worker in &workers {
         streams.push(worker.queue_subscribe("jobs", "tool-workers".into()).await.unwrap());
-        worker.flush().await.unwrap();
+        settle(worker).await;
     }
     let client = connect(&inn).await;
     for n in 0..300 {
@@ -193,7 +198,7 @@ async fn clients_come_back_when_the_server_does() {
     let subscriber = options().connect(server.url()).await.unwrap();
     let publisher = options().connect(server.url()).await.unwrap();
     let mut messages = subscriber.subscribe("a.*").await.unwrap();
-    subscriber.flush().await.unwrap();
+    settle(&subscriber).await;
     publisher.publish("a.1", "before".into()).await.unwrap();
     assert_eq!(within(messages.next()).await.unwrap().payload, "before");
 
