@@ -3,12 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use ostler_broker::{Server, Users};
 use ostler_client::{Bus, Client, Options as ClientOptions};
 use ostler_engine::Handle;
 use ostler_store::Store;
-use ostler_supervise::platform::{FileLock, LockError, adopt_orphans, cgroup_parent, lock_file};
+use ostler_supervise::platform::{FileLock, Identity, LockError, adopt_orphans, cgroup_parent, lock_file};
 use ostler_wire::{DownRequest, Endpoint, Timestamp};
 use tokio::sync::mpsc;
 
@@ -20,6 +21,10 @@ use crate::{Error, StateDir, identities};
 
 /// Reports of ended hosts that may wait for the engine; a full queue makes the watches wait.
 const NOTICES_WAITING_MAX: usize = 1024;
+
+/// How long a dead daemon's lock is waited for, and how often is looked: it is free within milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The largest message the bus carries.
 const PAYLOAD_BYTES_MAX: usize = 8 << 20;
@@ -48,7 +53,7 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
     let state = StateDir::new(&config.state_dir);
     make_dir(state.path())?;
     make_dir(&state.agents())?;
-    let lock = take_lock(&state)?;
+    let lock = take_lock(&state).await?;
     let users = identities::admit_all(&state)?;
     let broker = start_bus(&config, &state, users.clone())?;
     let store = Store::open(&state.database())?;
@@ -93,11 +98,25 @@ async fn serve(engine: &mut Handle, signals: &mut Signals) -> Result<(), Error> 
     }
 }
 
-fn take_lock(state: &StateDir) -> Result<FileLock, Error> {
-    lock_file(&state.lock()).map_err(|error| match error {
-        LockError::Held { holder, .. } => Error::AlreadyRunning { dir: state.path().to_owned(), pid: holder },
-        LockError::Io { path, source } => Error::File { path, verb: "locked", source },
-    })
+/// Takes the directory's lock, or says who has it.
+///
+/// A process that a killed daemon was just starting inherited the lock and has it until it becomes its own program;
+/// a holder that no longer lives is waited out.
+async fn take_lock(state: &StateDir) -> Result<FileLock, Error> {
+    let deadline = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock_file(&state.lock()) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held { holder, .. }) => {
+                let lives = holder.and_then(Identity::of).is_some_and(Identity::is_alive);
+                if lives || Instant::now() > deadline {
+                    return Err(Error::AlreadyRunning { dir: state.path().to_owned(), pid: holder });
+                }
+            }
+            Err(LockError::Io { path, source }) => return Err(Error::File { path, verb: "locked", source }),
+        }
+        tokio::time::sleep(LOCK_LOOK_INTERVAL).await;
+    }
 }
 
 fn start_bus(config: &Config, state: &StateDir, users: Users) -> Result<Server, Error> {
