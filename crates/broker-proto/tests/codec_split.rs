@@ -1,4 +1,5 @@
 //! A stream of operations means the same however it is cut into reads.
+#![cfg(test)]
 
 use ostler_broker_proto::codec::write_client;
 use ostler_broker_proto::{ClientOp, Limits, Parsed, ProtocolError, Publish, parse_client};

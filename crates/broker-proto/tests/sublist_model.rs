@@ -1,4 +1,5 @@
 //! The trie finds exactly what comparing every filter one by one finds, through any history of changes.
+#![cfg(test)]
 
 use ostler_broker_proto::{Sublist, subject};
 use proptest::prelude::*;

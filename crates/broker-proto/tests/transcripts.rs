@@ -2,7 +2,7 @@
 //!
 //! In a script each line is one line of input ending in CR LF; `\n`, `\r`, `\t`, `\0` and `\\` are escapes, and a line
 //! that ends in a lone `\` gets no line end. Blocks are separated by an empty line; `#` begins a comment.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![cfg(test)]
 
 use std::fmt::Write;
 use std::path::Path;
