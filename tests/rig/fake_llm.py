@@ -8,6 +8,7 @@ that starts with `fake:`; a prompt without one is answered "echo: <prompt>".
 
     fake: say TEXT          one text answer
     fake: bash CMD          call the shell tool, then answer "result: <tool result>"
+    fake: tool NAME {json}  call any tool, then answer "result: <tool result>"
     fake: slow N MS         stream N chunks of text, MS milliseconds apart
     fake: think TEXT        a thinking block, then a text
     fake: status CODE       answer with this HTTP status
@@ -85,9 +86,12 @@ def answer(body):
         return {"chunks": [("chunk%d " % i, int(gap_ms) / 1000) for i in range(int(count))]}
     if verb == "status":
         return {"status": int(rest)}
-    if verb == "bash":
+    if verb in ("bash", "tool"):
         if steps_done == 0 and body.get("tools"):
-            return {"tool": ("Bash", {"command": rest, "description": "rig command"})}
+            if verb == "bash":
+                return {"tool": ("Bash", {"command": rest, "description": "rig command"})}
+            name, _, arguments = rest.partition(" ")
+            return {"tool": (name, json.loads(arguments or "{}"))}
         return {"text": "result: " + result}
     return {"text": "unknown directive: " + directives[-1]}
 

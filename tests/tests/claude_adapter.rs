@@ -219,6 +219,33 @@ fn an_input_id_used_twice_is_answered_twice() {
 }
 
 #[test]
+fn a_turn_the_agent_begins_by_itself_does_not_end_ours() {
+    let bench = Bench::new();
+    let mut adapter = Claude::new();
+    let mut agent = bench.ready(&mut adapter, None);
+    let task = r#"{"description":"a task","prompt":"fake: slow 10 50","subagent_type":"general-purpose","run_in_background":true}"#;
+    let (is_error, ..) = result(agent.whole_turn("one", &format!("fake: tool Agent {task}")));
+    assert!(!is_error);
+    // The subagent ends while this turn runs; the agent wants to talk about it.
+    let (_, text, usage) = result(agent.whole_turn("two", "fake: slow 30 50"));
+    assert!(text.starts_with("chunk0 ") && text.trim_end().ends_with("chunk29"), "{text}");
+    assert!(usage.cost_usd > 0.0);
+    assert_eq!(result(agent.whole_turn("three", "hello")).1, "echo: hello");
+    let (_, effects) = agent.close();
+    let said: Vec<&str> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Event { event: AgentEvent::Text { text, delta: false }, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        !said.contains(&"chunk0 chunk1 chunk2 chunk3 chunk4 chunk5 chunk6 chunk7 chunk8 chunk9 "),
+        "{said:?}"
+    );
+}
+
+#[test]
 fn an_unused_agent_ends_by_itself_when_its_input_does() {
     let bench = Bench::new();
     let mut adapter = Claude::new();
