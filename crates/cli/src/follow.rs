@@ -114,6 +114,11 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// The last number seen of a run; 0 before the first.
+    pub(crate) fn last_seq(&self, run: RunId) -> u64 {
+        self.sequencer.last.get(&run).copied().unwrap_or(0)
+    }
+
     /// Reads the record from `request` to its end and hands every new output to `each`, with its position.
     pub(crate) async fn history(
         &mut self,

@@ -11,6 +11,7 @@ mod follow;
 mod launch;
 mod render;
 mod screen;
+mod signals;
 mod wait;
 mod when;
 

@@ -29,8 +29,15 @@ impl World {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("ostler"));
-        command.args(args).current_dir(self.dir.path());
+        let mut command = self.program(assert_cmd::cargo::cargo_bin!("ostler"));
+        command.args(args);
+        command
+    }
+
+    /// Any program in this world's directory, with this world's daemon as the default.
+    fn program(&self, program: &std::path::Path) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(self.dir.path());
         command.env("OSTLER_STATE_DIR", self.dir.path().join("state"));
         command.env("XDG_CONFIG_HOME", self.dir.path()).env_remove("OSTLER_CONFIG").env_remove("OSTLER_LOG");
         command
@@ -227,4 +234,16 @@ fn logs_start_where_they_are_asked_to() {
     assert_eq!(world.ostler(&["logs", "few", "--since", "2100-01-01T00:00:00Z"]).out, "");
     let entry = &world.json(&["logs", "few", "--tail", "1"])[0];
     assert_eq!((entry["seq"].as_u64(), entry["stream"].as_str()), (Some(5), Some("stdout")));
+}
+
+#[test]
+fn run_leaves_no_agent_behind_when_nobody_reads() {
+    let world = World::up();
+    let binary = assert_cmd::cargo::cargo_bin!("ostler");
+    let script = format!("{} run -- yes | head -n 1", binary.display());
+    let mut shell = world.program("sh".as_ref());
+    shell.args(["-c", &script]);
+    let output = shell.stdin(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "y\n");
+    assert_eq!(world.json(&["ps", "-a"])[0]["agents"], serde_json::json!([]));
 }

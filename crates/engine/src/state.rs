@@ -146,6 +146,7 @@ impl State {
             exit: None,
             usage: None,
             session_id: None,
+            last_seq: None,
         };
         out.writes.push(Write::StartRun(RunRow {
             run_id,

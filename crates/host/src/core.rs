@@ -335,6 +335,7 @@ impl Core {
             exit: view.exit,
             usage: self.usage,
             session_id: self.session.clone(),
+            last_seq: Some(self.outbox.last_seq()),
         }
     }
 

@@ -214,6 +214,7 @@ fn start_run(agent: &str, run_id: RunId) -> Write {
         exit: None,
         usage: None,
         session_id: None,
+        last_seq: None,
     };
     Write::StartRun(RunRow {
         run_id,

@@ -238,6 +238,10 @@ pub struct StatusMessage {
     /// The agent's own session, for resuming its conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_id: Option<String>,
+    /// The last number given to an output of this run when this was published: in the last status of a run, how many
+    /// outputs there are in all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seq: Option<u64>,
 }
 
 /// Why an agent is in the state it is in.

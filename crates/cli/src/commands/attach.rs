@@ -11,6 +11,7 @@ use crate::exit::{Failure, Outcome};
 use crate::follow::Stream;
 use crate::render::output::Pace;
 use crate::screen::Screen;
+use crate::signals::Signals;
 use crate::wait::StateWatch;
 
 /// Lines typed ahead; a keyboard is slower, a file on standard input waits.
@@ -37,12 +38,11 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
     let mut typed = typed_lines();
     let mut may_type = true;
     let mut print = |item| printer.item(item);
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
+    let mut signals = Signals::listen()?;
     loop {
         tokio::select! {
             biased;
-            _ = &mut interrupted => break,
+            () = signals.next() => break,
             // More output comes before the news that the agent has ended: it was said first.
             goes_on = stream.more(&mut print) => if !goes_on? { break },
             line = typed.recv(), if may_type => match line {

@@ -9,10 +9,9 @@ mod stage;
 mod steps;
 mod witness;
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use crate::exit::{Exit, Failure, Outcome};
-use crate::screen::Screen;
+use crate::screen::{Screen, is_reader_gone};
+use crate::signals::Signals;
 use narrator::Narrator;
 use stage::Stage;
 
@@ -25,6 +24,8 @@ pub(crate) enum Afterwards {
 
 /// Plays the demo to its end, or to the first step that is not observed.
 pub(crate) async fn play(screen: Screen, afterwards: Afterwards) -> Outcome {
+    // What the demo starts lives in sessions of its own: whatever ends us must end that first.
+    let mut signals = Signals::listen()?;
     let mut stage = Stage::new()?;
     let mut narrator = Narrator::new(screen);
     narrator.open(&format!(
@@ -33,11 +34,17 @@ pub(crate) async fn play(screen: Screen, afterwards: Afterwards) -> Outcome {
     ))?;
     let played = tokio::select! {
         played = steps::play(&mut stage, &mut narrator) => played,
-        () = interrupted() => Err(Failure::new(Exit::Failed, "the demo was interrupted")),
+        () = signals.next() => Err(Failure::new(Exit::Failed, "the demo was interrupted")),
     };
+    // Elsewhere that is no fault; here it means that the steps were not observed.
+    let played = played.map_err(|failure| match is_reader_gone(&failure) {
+        true => Failure::new(Exit::Failed, "nobody watches the demo"),
+        false => failure,
+    });
     if let Err(failure) = &played {
         stage.clear();
-        narrator.failed(failure)?;
+        // Where it cannot be shown, the failure itself still is.
+        let _ = narrator.failed(failure);
     }
     let kept = stage.close(afterwards == Afterwards::Keep)?;
     // The files a hint could name are gone.
@@ -47,20 +54,4 @@ pub(crate) async fn play(screen: Screen, afterwards: Afterwards) -> Outcome {
         screen.note(format!("kept: {}", dir.display()));
     }
     Ok(())
-}
-
-/// Waits for whatever would end us: what we started lives in sessions of its own and would stay behind.
-async fn interrupted() {
-    let next = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => drop(signal.recv().await),
-            // Without a handler the signal ends us as it always did.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = next(SignalKind::interrupt()) => (),
-        () = next(SignalKind::terminate()) => (),
-        () = next(SignalKind::hangup()) => (),
-    }
 }
