@@ -106,9 +106,9 @@ impl Machine {
 
         let mut spawn = plan.spawn.clone();
         spawn.dir = Some(dir);
-        match spawn.command.first_mut() {
-            Some(first) => *first = program,
-            None => spawn.command.push(program),
+        match named_program(&plan.spawn) {
+            Some(_) => spawn.command[0] = program,
+            None => spawn.command.insert(0, program),
         }
         let mut env = self.env.clone();
         env.push(("OSTLER_AGENT_ID".into(), agent.to_string()));
@@ -190,10 +190,10 @@ impl Machine {
 
     /// Finds the program as the agent's own environment would.
     fn program_of(&self, spawn: &SpawnRequest, dir: &Path) -> Result<String, ErrorReply> {
-        let name = match (spawn.command.first(), spawn.kind) {
-            (Some(name), _) if !name.is_empty() => name.as_str(),
-            (_, AgentKind::Claude) => "claude",
-            (_, AgentKind::Plain) => {
+        let name = match (named_program(spawn), spawn.kind) {
+            (Some(name), _) => name,
+            (None, AgentKind::Claude) => "claude",
+            (None, AgentKind::Plain) => {
                 return Err(ErrorReply::new(ErrorCode::InvalidMessage, "a plain agent needs a command")
                     .hint("ostler spawn NAME -- PROGRAM ARGUMENTS..."));
             }
@@ -284,6 +284,13 @@ fn read_spool(path: &Path) -> Vec<OutputMessage> {
         }
     }
     spool
+}
+
+/// The program a request names; a kind that knows its own program may be given nothing but arguments.
+fn named_program(spawn: &SpawnRequest) -> Option<&str> {
+    let first = spawn.command.first().map(String::as_str)?;
+    let is_argument = spawn.kind != AgentKind::Plain && first.starts_with('-');
+    (!first.is_empty() && !is_argument).then_some(first)
 }
 
 fn is_executable(found: &fs::Metadata) -> bool {
