@@ -2,7 +2,7 @@
 //! publishes. It decides nothing and keeps nothing: while the bus is away, what it is given is dropped, because its owner
 //! gives again what matters.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -97,9 +97,13 @@ impl Task {
         loop {
             match Client::connect(self.options.clone()).await {
                 Ok(client) => {
-                    attempts = 0;
+                    let since = Instant::now();
                     if let Err(error) = self.serve(&client).await? {
                         tracing::warn!(%error, "the connection to the bus is of no use");
+                    }
+                    // A bus that takes us and drops us at once is not pestered.
+                    if since.elapsed() >= RETRY_LONGEST {
+                        attempts = 0;
                     }
                     self.tell(BusEvent::Disconnected).await?;
                 }

@@ -371,8 +371,11 @@ impl Host {
     fn is_done(&mut self) -> bool {
         let Some(over_at) = self.over_at else { return false };
         let now = Instant::now();
+        // Somebody may still wait for the unit's last answer.
+        let answered = self.asking.is_empty() && self.writing.is_none();
         if self.up {
-            let delivered = self.core.outbox().is_empty() && self.mail.is_empty() && self.replies.is_empty();
+            let delivered =
+                answered && self.core.outbox().is_empty() && self.mail.is_empty() && self.replies.is_empty();
             delivered || now >= over_at + DRAIN_MAX
         } else {
             self.ever_up || now >= self.started + FIRST_CONNECTION_MAX
