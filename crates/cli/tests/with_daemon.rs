@@ -160,6 +160,20 @@ fn run_is_the_command_it_runs() {
 }
 
 #[test]
+fn run_shows_the_whole_output_of_a_command_that_is_faster_than_we_are() {
+    let world = World::up();
+    let done = world.ostler(&["run", "--", "seq", "5000"]);
+    let expected: String = (1..=5000).map(|number| format!("{number}\n")).collect();
+    assert_eq!(
+        (done.code, done.out == expected),
+        (0, true),
+        "{} lines: {}",
+        done.out.lines().count(),
+        done.err
+    );
+}
+
+#[test]
 fn interrupting_run_stops_the_agent_and_gives_its_code() {
     let world = World::up();
     let script = "trap 'echo bye; exit 9' TERM; echo start; while :; do sleep 0.02; done";
@@ -240,7 +254,7 @@ fn logs_start_where_they_are_asked_to() {
 fn run_leaves_no_agent_behind_when_nobody_reads() {
     let world = World::up();
     let binary = assert_cmd::cargo::cargo_bin!("ostler");
-    let script = format!("{} run -- yes | head -n 1", binary.display());
+    let script = format!("{} run -- sh -c 'while echo y; do sleep 0.01; done' | head -n 1", binary.display());
     let mut shell = world.program("sh".as_ref());
     shell.args(["-c", &script]);
     let output = shell.stdin(Stdio::null()).output().unwrap();
