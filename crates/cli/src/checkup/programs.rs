@@ -70,4 +70,20 @@ mod tests {
         assert_eq!(find("claude", &path), None);
         assert_eq!(find("sh", &path), Some(PathBuf::from("/bin/sh")));
     }
+
+    #[tokio::test]
+    async fn a_program_tells_its_version_in_its_first_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = |name: &str, script: &str| {
+            use std::os::unix::fs::PermissionsExt;
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let tells = program("tells", "[ \"$1\" = --version ] && printf '\\n2.1.9 (Claude Code)\\nmore\\n'");
+        assert_eq!(version(&tells).await.as_deref(), Ok("2.1.9 (Claude Code)"));
+        let silent = program("silent", "exit 1");
+        assert_eq!(version(&silent).await, Err("it printed nothing".to_owned()));
+    }
 }
