@@ -124,3 +124,27 @@ fn read_stdin() -> Outcome<String> {
         Err(error) => Err(Failure::io("standard input cannot be read", &error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn options_stand_before_or_behind_the_text_and_text_may_begin_with_a_dash() {
+        for words in [["send", "a", "--wait", "hello"], ["send", "a", "hello", "--wait"]] {
+            let args = Line::try_parse_from(words).unwrap().args;
+            assert_eq!((args.text.as_str(), args.wait), ("hello", true));
+        }
+        for text in ["-", "- a list", "-5 degrees"] {
+            assert_eq!(Line::try_parse_from(["send", "a", text]).unwrap().args.text, text);
+        }
+        assert!(Line::try_parse_from(["send", "a", "hello", "--raw", "--wait"]).is_err());
+    }
+}
