@@ -65,7 +65,17 @@ impl Node for Machine {
     fn adopt(&self, agent: &AgentId, run: RunId) -> Adoption {
         // The lock is held by the host and by its guard: while it is held, the run is not over.
         let deadline = std::time::Instant::now() + RECORD_PATIENCE;
-        while matches!(platform::lock_file(&self.state.host_lock(agent)), Err(LockError::Held { .. })) {
+        loop {
+            match platform::lock_file(&self.state.host_lock(agent)) {
+                Err(LockError::Held { .. }) => {}
+                // While the lock is ours no host starts; without its specification none ever will. So a host that a
+                // killed daemon had just started cannot come to life beside the one that takes its place.
+                Ok(_lock) => {
+                    let _ = fs::remove_file(self.state.run(agent, run).join(SPEC_FILE));
+                    break;
+                }
+                Err(LockError::Io { .. }) => break,
+            }
             if let Some(record) = self.record(agent, run) {
                 self.watch(agent.clone(), run, record.guard);
                 return Adoption::Alive(Box::new(record));

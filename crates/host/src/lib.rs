@@ -101,6 +101,8 @@ fn host(run_dir: &Path) -> Result<u8, Fault> {
         }
         LockError::Io { .. } => Fault::unusable("the agent's lock cannot be taken", &error),
     })?;
+    // A daemon that did not find us alive yet took the specification away, under this lock, and starts another host.
+    files::read_spec(run_dir).map_err(|error| Fault::unusable("the run was given up", &error))?;
     let guard = guard::enter(GuardOptions { cgroup: spec.cgroup.clone() })
         .map_err(|error| Fault::unusable("the guard cannot be set up", &error))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
