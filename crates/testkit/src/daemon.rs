@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use ostler_client::{Bus as Place, Client, Options as ClientOptions};
 use ostler_daemon::StateDir;
@@ -15,6 +15,9 @@ use crate::bus::{Bus, id};
 use crate::process::{self, Process};
 use crate::wait::{PATIENCE, wait_until_blocking};
 
+/// How long a verb of the command line may take; the demo is the longest.
+const CLI_PATIENCE: Duration = Duration::from_secs(90);
+
 /// What a test may choose about its daemon.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -22,15 +25,14 @@ pub struct Options {
     pub heartbeat: String,
     /// More lines for the configuration's `[agents]`.
     pub agents: String,
-    /// A program and arguments to start the daemon through, such as `prlimit --fsize=…`.
-    pub through: Vec<String>,
-    /// The state directory; one of the daemon's own when absent.
-    pub state_dir: Option<PathBuf>,
+    /// The size of a disk of its own for the state directory, as `mount -t tmpfs -o size=` takes it; it lives as long
+    /// as the daemon and its hosts. Absent: an ordinary directory.
+    pub disk: Option<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { heartbeat: "1s".into(), agents: String::new(), through: Vec::new(), state_dir: None }
+        Self { heartbeat: "1s".into(), agents: String::new(), disk: None }
     }
 }
 
@@ -45,16 +47,6 @@ pub struct CliOutput {
     pub stderr: String,
 }
 
-impl From<Output> for CliOutput {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
 /// A daemon of the real binary.
 ///
 /// Dropping it ends it, checks that no process of it is left, and prints its logs when the test has failed.
@@ -64,7 +56,6 @@ pub struct TestDaemon {
     options: Options,
     state: StateDir,
     child: Option<Child>,
-    starts: u32,
 }
 
 /// The program under test: `OSTLER_TEST_BIN`, or `ostler` beside the test's own directory.
@@ -127,8 +118,8 @@ impl TestDaemon {
     /// When the temporary directory cannot be made.
     pub fn prepare(options: Options) -> Self {
         let dir = tempfile::Builder::new().prefix("ostler-test-").tempdir().expect("a temporary directory");
-        let state = options.state_dir.clone().unwrap_or_else(|| dir.path().join("state"));
-        let daemon = Self { dir, options, state: StateDir::new(state), child: None, starts: 0 };
+        let state = StateDir::new(dir.path().join("state"));
+        let daemon = Self { dir, options, state, child: None };
         fs::create_dir(daemon.dir.path().join("home")).expect("a home");
         daemon.write_config(&format!(
             "[bus]\nlisten = \"127.0.0.1:0\"\n\n[agents]\nheartbeat = \"{}\"\n{}\n",
@@ -162,23 +153,41 @@ impl TestDaemon {
     /// When the program cannot be started, or runs already.
     pub fn launch(&mut self) -> u32 {
         assert!(self.child.is_none(), "the daemon runs already");
-        self.starts += 1;
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the daemon's log");
-        let mut command = match self.options.through.split_first() {
-            Some((program, arguments)) => {
-                let mut command = Command::new(program);
-                command.args(arguments).arg(ostler_bin());
-                command
-            }
+        let mut command = match self.options.disk {
+            Some(size) => self.with_disk_of(size),
             None => Command::new(ostler_bin()),
         };
         self.environment(&mut command);
-        command.arg("up").stdin(Stdio::null());
+        command.env("OSTLER_STATE_DIR", self.state_path()).arg("up").stdin(Stdio::null());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         let child = command.spawn().expect("the daemon's program starts");
         let pid = child.id();
         self.child = Some(child);
+        if self.options.disk.is_some() {
+            // The disk is seen by the daemon and its hosts alone; this is the door into their view.
+            let inside = self.state_path();
+            let inside = inside.strip_prefix("/").expect("temporary directories have absolute names");
+            self.state = StateDir::new(Path::new(&format!("/proc/{pid}/root")).join(inside));
+        }
         pid
+    }
+
+    /// The state directory as the daemon sees it.
+    fn state_path(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Starts the daemon with a small disk mounted on its state directory; process and its id stay the same.
+    fn with_disk_of(&self, size: &str) -> Command {
+        let place = self.state_path();
+        fs::create_dir_all(&place).expect("a place for the disk");
+        // Without privileges, in a user namespace of its own.
+        let new = if rustix::process::geteuid().is_root() { "-m" } else { "-rm" };
+        let mut command = Command::new("unshare");
+        let script = "mount -t tmpfs -o size=$1,mode=700 tmpfs \"$2\" && shift 2 && exec \"$@\"";
+        command.args([new, "sh", "-c", script, "sh", size]).arg(place).arg(ostler_bin());
+        command
     }
 
     /// A daemon's environment says who it is through its state directory, and passes nothing of the developer's own.
@@ -303,9 +312,36 @@ impl TestDaemon {
     ///
     /// # Panics
     ///
-    /// When the program cannot be started.
+    /// When the program cannot be started, or does not end in time.
     pub fn ostler<const N: usize>(&self, args: [&str; N]) -> CliOutput {
-        self.command(args).stdin(Stdio::null()).output().expect("the program starts").into()
+        let said = |name| {
+            let file = self.dir.path().join(name);
+            (File::create(&file).expect("a file for what it says"), file)
+        };
+        let ((stdout, stdout_path), (stderr, stderr_path)) = (said("stdout"), said("stderr"));
+        let mut command = self.command(args);
+        let mut child =
+            command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn().expect("the program starts");
+        let deadline = Instant::now() + CLI_PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a child can be asked") {
+                break Some(status);
+            }
+            if Instant::now() > deadline {
+                let _ = child.kill();
+                let _ = child.wait();
+                break None;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        let output = CliOutput {
+            code: status.and_then(|status| status.code()),
+            stdout: text(stdout_path),
+            stderr: text(stderr_path),
+        };
+        assert!(status.is_some(), "ostler {args:?} does not end within {CLI_PATIENCE:?}: {output:?}");
+        output
     }
 
     /// A verb of the command line for this daemon, for the test to start.
@@ -344,7 +380,7 @@ impl TestDaemon {
 
     /// The processes of this daemon that live right now: itself, hosts, guards, agents.
     pub fn processes(&self) -> Vec<Process> {
-        let mut found = process::belonging_to(self.state.path());
+        let mut found = process::belonging_to(&self.state_path());
         found.retain(|process| !process.is_zombie());
         found
     }
@@ -368,8 +404,8 @@ impl TestDaemon {
             }
             let mut is_gone = || child.try_wait().is_ok_and(|ended| ended.is_some());
             if !is_gone() {
-                let patience = std::time::Instant::now() + Duration::from_secs(2);
-                while !is_gone() && std::time::Instant::now() < patience {
+                let patience = Instant::now() + Duration::from_secs(2);
+                while !is_gone() && Instant::now() < patience {
                     std::thread::sleep(Duration::from_millis(10));
                 }
                 let _ = child.kill();
@@ -377,9 +413,9 @@ impl TestDaemon {
             }
         }
         // A host that was just told goodbye may still be on its way out.
-        let patience = std::time::Instant::now() + Duration::from_secs(2);
+        let patience = Instant::now() + Duration::from_secs(2);
         let mut left = self.processes();
-        while !left.is_empty() && !std::thread::panicking() && std::time::Instant::now() < patience {
+        while !left.is_empty() && !std::thread::panicking() && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(10));
             left = self.processes();
         }
