@@ -73,6 +73,8 @@ pub fn main(run_dir: &Path) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // A log that cannot be written, on a full disk say, is no reason to end: the default complains with a panic.
+        .log_internal_errors(false)
         .init();
     ExitCode::from(host(run_dir).unwrap_or_else(|fault| {
         tracing::error!("{}", fault.text);

@@ -63,6 +63,8 @@ pub(crate) fn foreground(args: &Args, places: &Places, screen: Screen) -> Outcom
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // A log that cannot be written, on a full disk say, is no reason to end: the default complains with a panic.
+        .log_internal_errors(false)
         .init();
     // A closed standard output is no reason to end a daemon.
     let ready = |endpoint: &Endpoint| drop(screen.reply(endpoint, sentence));
