@@ -162,6 +162,7 @@ impl Agent {
             command: spawn.command.clone(),
             dir: spawn.dir.as_ref().map(|dir| dir.display().to_string()).unwrap_or_default(),
             restart: spawn.restart,
+            stop_grace_ms: spawn.stop_grace_ms,
             desired: self.row.desired,
             state: self.state(),
             cause: status.map_or(StatusCause::Normal, |status| status.cause),

@@ -122,7 +122,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     // Subscribed first: what hosts say while we reconcile waits in the subscription.
     let agents = options.client.subscribe("agent.>").await?;
     let node = options.client.subscribe(format!("node.{}.*", options.node_id)).await?;
-    options.client.flush().await?;
+    options.client.settle().await?;
 
     let policy = Policy::of(&options);
     let (store, machine) = (options.store.clone(), Arc::clone(&options.node));
@@ -228,7 +228,8 @@ impl Loop {
                 self.announced = Some(self.recorded);
             }
             if let Some(ended) = ended {
-                self.client.flush().await?;
+                // The last answers are with the broker before it ends.
+                self.client.settle().await?;
                 self.store.commit(vec![Write::Announced(self.recorded)]).await?;
                 // Launches that are under way report to nobody; their runs are found at the next start.
                 while self.tasks.join_next().await.is_some() {}
@@ -366,11 +367,7 @@ impl Loop {
                     }
                 }
                 Effect::Publish { subject, payload } => self.publish(&subject, payload).await?,
-                Effect::Forward(message) => {
-                    self.client
-                        .publish_bytes(&message.subject, message.reply.as_deref(), message.payload)
-                        .await?;
-                }
+                Effect::Forward(message) => self.client.forward(message).await?,
                 Effect::Launch(plan) => {
                     let (node, own) = (Arc::clone(&self.node), self.own.clone());
                     self.tasks.spawn(async move {

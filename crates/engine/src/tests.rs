@@ -465,7 +465,7 @@ fn node() -> NodeId {
 fn request(subject: &str) -> Message {
     static INBOX: AtomicU64 = AtomicU64::new(0);
     let reply = format!("_INBOX.{}", INBOX.fetch_add(1, Ordering::Relaxed));
-    Message { subject: subject.to_owned(), reply: Some(reply), payload: Default::default() }
+    Message { subject: subject.to_owned(), reply: Some(reply), payload: Default::default(), forwarded: false }
 }
 
 fn output_message(agent: &str, run_id: RunId, seq: u64, event: Option<AgentEvent>) -> OutputMessage {

@@ -216,7 +216,7 @@ impl Core {
     ) -> Self {
         let bytes_max = usize::try_from(spec.buffer_bytes_max).unwrap_or(usize::MAX);
         Self {
-            outbox: Outbox::new(spec.agent_id.clone(), spec.run_id, bytes_max),
+            outbox: Outbox::new(spec.agent_id.clone(), spec.run_id, bytes_max, now.mono),
             turns: Turns::new(adapter.serialises_turns()),
             view: View::starting(),
             activity: None,

@@ -38,6 +38,7 @@ mod output;
 mod run;
 mod status;
 mod turns;
+mod twice;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -14,9 +14,9 @@
 //! * **The engine sees a gap** and answers `rewind`: the same, from `recorded + 1`.
 //! * **Silence**: when nothing was acknowledged for [`RESEND_FIRST`] (doubling to [`RESEND_LONGEST`]), the oldest window
 //!   is sent again, later only the oldest message, as a probe. New messages still go out at once.
-//! * **The buffer is full.** While the engine acknowledges, the agent is slowed down ([`Outbox::hold_change`]). While
-//!   it does not, the agent must not wait for it: the oldest entries are dropped and one [`AgentEvent::Dropped`] takes
-//!   their place.
+//! * **The buffer is full.** While the engine acknowledges, the agent is slowed down ([`Outbox::hold_change`]), and for
+//!   [`BUS_PATIENCE`] while the bus is away. After that the agent must not wait for it: the oldest entries are dropped
+//!   and one [`AgentEvent::Dropped`] takes their place.
 //!
 //! # The rule for gaps
 //!
@@ -42,6 +42,8 @@ pub(crate) const RESEND_FIRST: Duration = Duration::from_secs(1);
 pub(crate) const RESEND_LONGEST: Duration = Duration::from_secs(5);
 /// Silence after which the engine counts as away, so that the agent is no longer slowed down for it.
 pub(crate) const ENGINE_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a bus that is away, or was not there yet, counts as about to be there: a restarted daemon takes less.
+pub(crate) const BUS_PATIENCE: Duration = Duration::from_secs(3);
 /// What an entry costs besides its payload, about.
 const ENTRY_BYTES: usize = 96;
 
@@ -71,6 +73,8 @@ pub(crate) struct Outbox {
     bytes_max: usize,
     last_seq: u64,
     up: bool,
+    /// When the bus went away; the start for one that was not there yet.
+    away_since: Instant,
     /// Entries at the front that were handed to the bus since the last go-back.
     sent: usize,
     sent_bytes: usize,
@@ -91,7 +95,7 @@ pub(crate) struct Outbox {
 
 impl Outbox {
     /// An empty buffer of at most about `bytes_max` bytes.
-    pub(crate) fn new(agent_id: AgentId, run_id: RunId, bytes_max: usize) -> Self {
+    pub(crate) fn new(agent_id: AgentId, run_id: RunId, bytes_max: usize, now: Instant) -> Self {
         Self {
             agent_id,
             run_id,
@@ -100,6 +104,7 @@ impl Outbox {
             bytes_max,
             last_seq: 0,
             up: false,
+            away_since: now,
             sent: 0,
             sent_bytes: 0,
             catching_up: false,
@@ -149,7 +154,10 @@ impl Outbox {
 
     /// The bus is away: nothing is handed out.
     pub(crate) fn disconnected(&mut self, now: Instant, wall: Timestamp) {
-        self.up = false;
+        if self.up {
+            self.up = false;
+            self.away_since = now;
+        }
         self.unsend();
         self.enforce_limit(now, wall);
     }
@@ -236,7 +244,8 @@ impl Outbox {
     /// When [`Outbox::due`] wants to be called.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         if !self.up {
-            return None;
+            // Noticed when output comes; only who is held back waits for it.
+            return self.held.then_some(self.away_since + BUS_PATIENCE);
         }
         let resend = (self.sent > 0).then_some(self.armed_at).flatten().map(|at| at + self.resend_wait());
         let give_up = (self.held || self.bytes > self.bytes_max)
@@ -274,10 +283,13 @@ impl Outbox {
         self.entries.iter().map(|entry| &entry.payload)
     }
 
-    /// True while the bus is there and the engine answers.
+    /// True while the bus is there and the engine answers, or the bus is about to be there.
     fn flows(&self, now: Instant) -> bool {
+        if !self.up {
+            return now.saturating_duration_since(self.away_since) < BUS_PATIENCE;
+        }
         let silence = self.silent_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-        self.up && silence < ENGINE_PATIENCE
+        silence < ENGINE_PATIENCE
     }
 
     fn resend_wait(&self) -> Duration {

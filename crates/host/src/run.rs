@@ -32,6 +32,7 @@ use crate::core::{Ask, Asked, Core, Effect, Event, Now};
 use crate::files;
 use crate::launch::{command, unit_spec};
 use crate::status::{View, agent_state};
+use crate::twice::Twice;
 
 /// How long the end of a run waits for the engine to acknowledge.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -61,6 +62,7 @@ struct Host {
     outgoing_tx: mpsc::Sender<Outgoing>,
     bus_rx: mpsc::Receiver<BusEvent>,
     bus: JoinHandle<()>,
+    twice: Twice,
     /// Answers, first in line.
     replies: VecDeque<(String, Bytes)>,
     /// Publications, each behind the output up to a number.
@@ -120,6 +122,7 @@ impl Host {
             outgoing_tx,
             bus_rx,
             bus,
+            twice: Twice::default(),
             replies: VecDeque::new(),
             mail: VecDeque::new(),
             sigterm: signal(SignalKind::terminate())?,
@@ -235,6 +238,7 @@ impl Host {
                 // What was meant for the last connection is stale: the state is told anew.
                 self.mail.clear();
                 self.replies.clear();
+                self.twice.reset();
                 Event::Connected
             }
             BusEvent::Disconnected => {
@@ -243,12 +247,18 @@ impl Host {
                 self.replies.clear();
                 Event::Disconnected
             }
-            BusEvent::Request(topic, message) => Event::Request {
-                topic,
-                reply: message.reply,
-                payload: message.payload,
-                fresh_id: uuid::Uuid::now_v7().to_string(),
-            },
+            BusEvent::Request(topic, message) => {
+                let reply = message.reply.as_deref();
+                if !self.twice.take(message.forwarded, &message.subject, reply, &message.payload) {
+                    return None;
+                }
+                Event::Request {
+                    topic,
+                    reply: message.reply_inbox().map(str::to_owned),
+                    payload: message.payload,
+                    fresh_id: uuid::Uuid::now_v7().to_string(),
+                }
+            }
             BusEvent::Acknowledged(ack) => Event::Acknowledged(ack),
             BusEvent::TooLarge(seq) => {
                 tracing::warn!(seq, "an output is larger than the bus carries; it is told as dropped");

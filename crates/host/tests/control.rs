@@ -21,9 +21,11 @@ async fn refusal(world: &World, topic: &str, payload: &[u8]) -> ErrorBody {
     }
 }
 
+/// Stopped, or waiting in the kernel for a child that was stopped between fork and exec: it stops on its way out and
+/// runs nothing of its own before.
 fn is_stopped(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['T', 'D']))
 }
 
 #[tokio::test]

@@ -44,6 +44,9 @@ pub struct AgentSummary {
     pub dir: String,
     /// What happens when its process ends by itself.
     pub restart: RestartPolicy,
+    /// Time between the polite signal and the end of the whole tree, in milliseconds, when it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace_ms: Option<u64>,
     /// What the person wants.
     pub desired: DesiredState,
     /// What is.

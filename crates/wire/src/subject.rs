@@ -167,6 +167,10 @@ pub enum Subject {
 /// The queue group in which tool workers share [`Subject::ToolsCall`].
 pub const TOOL_WORKERS: &str = "tool-workers";
 
+/// The header of a request that a node sends again because it came before the agent's host was heard: a host that got
+/// the first copy as well carries out only one of the two.
+pub const FORWARDED_HEADER: &str = "Ostler-Forwarded";
+
 /// Why a text is not one of our subjects.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSubject {

@@ -44,8 +44,9 @@ struct World {
 impl World {
     fn new(bytes_max: usize) -> Self {
         let run_id = RunId::parse("0190d2a0-0000-7000-8000-000000000001").unwrap();
-        let outbox = Outbox::new(AgentId::parse("a").unwrap(), run_id, bytes_max);
-        Self { outbox, engine: Engine::default(), now: Instant::now(), run_id }
+        let now = Instant::now();
+        let outbox = Outbox::new(AgentId::parse("a").unwrap(), run_id, bytes_max, now);
+        Self { outbox, engine: Engine::default(), now, run_id }
     }
 
     fn print(&mut self, size: usize) {
@@ -216,8 +217,24 @@ fn a_full_buffer_holds_the_agent_while_the_engine_answers() {
 }
 
 #[test]
+fn a_bus_that_is_about_to_be_there_is_waited_for_but_not_for_long() {
+    let mut world = World::new(100_000);
+    while world.outbox.hold_change(world.now).is_none() {
+        world.print(1000);
+    }
+    assert!(world.outbox.held, "nothing is dropped in a host's first moments");
+    let deadline = world.outbox.deadline().unwrap();
+    world.pass(deadline.saturating_duration_since(world.now));
+    assert!(!world.outbox.held, "an agent does not wait for an absent bus");
+    world.settle();
+    world.check();
+    assert_eq!(world.engine.dropped, []);
+}
+
+#[test]
 fn a_full_buffer_drops_the_oldest_and_says_so_while_the_bus_is_away() {
     let mut world = World::new(100_000);
+    world.pass(BUS_PATIENCE);
     for _ in 0..1000 {
         world.print(1000);
         assert!(world.outbox.bytes <= 101_000);
