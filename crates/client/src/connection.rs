@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event, ServerAddr};
+use async_nats::{ConnectOptions, Event, HeaderMap, ServerAddr};
 use bytes::Bytes;
-use ostler_wire::{Endpoint, ErrorReply, Subject};
+use ostler_wire::{Endpoint, ErrorReply, FORWARDED_HEADER, Subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -23,6 +23,12 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(10);
 /// The longest wait for a daemon on this machine: an attempt costs it nothing, and a person waits for its agents.
 const RECONNECT_LONGEST_LOCAL: Duration = Duration::from_secs(1);
+
+/// What a NATS server tells a client about itself; used because it is answered by the server and nobody else.
+const USER_INFO: &str = "$SYS.REQ.USER.INFO";
+
+/// How often is looked whether the daemon has moved while its bus is away.
+const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Messages a subscription keeps for a slow owner.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 65_536;
@@ -115,6 +121,8 @@ pub enum Connection {
 pub struct Client {
     nats: async_nats::Client,
     connection: watch::Receiver<Connection>,
+    bus: Bus,
+    url: String,
 }
 
 impl Client {
@@ -164,7 +172,7 @@ impl Client {
                 }
             });
         let nats = connect.connect(address).await.map_err(|error| connect_fault(&url, &error))?;
-        Ok(Self { nats, connection })
+        Ok(Self { nats, connection, bus: options.bus, url })
     }
 
     /// Follows the connection; the receiver's value is the present state.
@@ -177,6 +185,20 @@ impl Client {
         let mut connection = self.connection.clone();
         // An error means the connection task is gone; whoever uses the client next learns it.
         let _ = connection.wait_for(|state| matches!(state, Connection::Up(_))).await;
+    }
+
+    /// Waits until the bus is away and the daemon's file names another address: this connection will not find it there,
+    /// make a new one. Never returns for [`Bus::Url`]. Cancel-safe.
+    pub async fn moved(&self) {
+        let mut connection = self.connection.clone();
+        loop {
+            // An error means the connection is closed for good, which is away too.
+            let _ = connection.wait_for(|state| *state == Connection::Down).await;
+            if matches!(&self.bus, Bus::File(_)) && self.bus.url().is_ok_and(|url| url != self.url) {
+                return;
+            }
+            tokio::time::sleep(LOOKUP_INTERVAL).await;
+        }
     }
 
     /// The largest payload the bus carries, in bytes.
@@ -216,13 +238,33 @@ impl Client {
         .map_err(|error| Error::Closed(error.to_string()))
     }
 
-    /// Answers a request; does nothing when `message` was a publication.
+    /// Sends a message again as it came, marked with [`FORWARDED_HEADER`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::publish`].
+    pub async fn forward(&self, message: Message) -> Result<(), Error> {
+        self.check_size(&message.subject, message.payload.len())?;
+        let mut headers = HeaderMap::new();
+        headers.insert(FORWARDED_HEADER, "1");
+        match message.reply {
+            Some(reply) => {
+                self.nats
+                    .publish_with_reply_and_headers(message.subject, reply, headers, message.payload)
+                    .await
+            }
+            None => self.nats.publish_with_headers(message.subject, headers, message.payload).await,
+        }
+        .map_err(|error| Error::Closed(error.to_string()))
+    }
+
+    /// Answers a request; does nothing when `message` was a publication or names no inbox.
     ///
     /// # Errors
     ///
     /// As [`Client::publish`].
     pub async fn respond<T: Serialize + ?Sized>(&self, message: &Message, answer: &T) -> Result<(), Error> {
-        match &message.reply {
+        match message.reply_inbox() {
             Some(reply) => self.publish_bytes(reply, None, to_json(answer)).await,
             None => Ok(()),
         }
@@ -313,6 +355,26 @@ impl Client {
     /// A fresh subject under this client's inbox prefix, for answers to several publications.
     pub fn new_inbox(&self) -> String {
         self.nats.new_inbox()
+    }
+
+    /// Waits until the bus has taken everything published and subscribed so far: a round trip.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`]; a bus that does not answer within [`REQUEST_TIMEOUT`] is [`Error::Timeout`].
+    pub async fn settle(&self) -> Result<(), Error> {
+        // One connection's operations are taken in order, and every NATS server answers this one.
+        let asked = self.nats.request(USER_INFO, Bytes::new());
+        match tokio::time::timeout(REQUEST_TIMEOUT, asked).await {
+            Err(_) => {
+                Err(Error::Timeout { subject: USER_INFO.to_owned(), millis: REQUEST_TIMEOUT.as_millis() })
+            }
+            Ok(Err(error)) if error.kind() == async_nats::RequestErrorKind::Other => {
+                Err(Error::Closed(error.to_string()))
+            }
+            // Any answer will do, also that nobody serves it.
+            Ok(_) => Ok(()),
+        }
     }
 
     /// Waits until everything published so far is written to the connection.

@@ -4,8 +4,9 @@
 //! without a line changing. Nothing outside this crate names the NATS library underneath.
 //!
 //! A connection reconnects for ever to the address it was made with, with a jittered back-off of 100 ms to 10 s (1 s
-//! for the daemon of this machine). Whoever must follow a daemon that may come back at another address asks for single
-//! connections ([`Options::without_reconnect`]) and makes the next one when one is lost.
+//! for the daemon of this machine). A daemon may come back at another address: [`Client::moved`] tells, and whoever
+//! follows it makes a new connection then. A process that lives through many of them asks for single connections
+//! ([`Options::without_reconnect`]) and makes the next one when one is lost.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), ostler_client::Error> {
@@ -29,4 +30,4 @@ mod message;
 pub use connection::{Bus, Client, Connection, Options, REQUEST_TIMEOUT};
 pub use error::Error;
 pub use key::{KeyError, create_key, read_public_key};
-pub use message::{Message, Subscription};
+pub use message::{Message, Subscription, is_inbox};

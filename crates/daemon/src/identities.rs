@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | engine, operator | everything | everything |
 //! | host of agent X | `agent.X.>`, answers | `agent.X.>`, `_INBOX.host-X.>` |
-//! | agent X | `agent.X.>` but its state, output and definition; `tools.call`; answers | `agent.X.>`, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
+//! | agent X | `agent.X.>` but its state, output and definition; `tools.call`; answers | `agent.X.>` but its output, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
 //!
 //! So no agent can read another's traffic or speak in its name, and only its host may publish its state.
 
@@ -50,12 +50,14 @@ pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> R
     let agent_permissions = Permissions {
         publish: Rules::allow([own.clone(), Subject::ToolsCall.to_string()])
             .deny(not_its_own.map(|subject| subject.to_string())),
+        // Not its output: who hears that may answer it, and the answer is the acknowledgement.
         subscribe: Rules::allow([
             own,
             Subject::CaptainDecision.to_string(),
             Subject::CaptainBroadcast.to_string(),
             format!("_INBOX.{agent}.>"),
-        ]),
+        ])
+        .deny([Subject::output(agent).to_string()]),
         allow_responses: Some(AllowResponses::default()),
     };
     admit(users, &agent_name(agent), &key(&state.agent_key(agent))?, agent_permissions)

@@ -11,7 +11,15 @@ use crate::Node;
 use crate::event::{Event, Query};
 
 /// Reads one message; `None` when it is not for the engine.
-pub(crate) fn event(message: Message, own_node: &NodeId, node: &dyn Node) -> Option<Event> {
+pub(crate) fn event(mut message: Message, own_node: &NodeId, node: &dyn Node) -> Option<Event> {
+    if message.reply.is_some() && message.reply_inbox().is_none() {
+        tracing::warn!(
+            subject = message.subject,
+            reply = message.reply,
+            "a reply subject that is no inbox; not answered"
+        );
+        message.reply = None;
+    }
     match Subject::parse(&message.subject) {
         Ok(Subject::Agent(agent, topic)) => agent_event(agent, topic, message, node),
         Ok(Subject::NodeInfo(id)) if id == *own_node => Some(Event::Query(Query::Info, message)),
