@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use ostler_agents::{Adapter, Effect, Stream, adapter};
-use ostler_wire::{AgentEvent, AgentKind, Usage};
+use ostler_wire::{AgentEvent, AgentKind, NoticeLevel, Usage};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -216,6 +216,24 @@ fn every_capture_of_claude_gives_the_recorded_effects() {
         }
     }
     assert!(stale.is_empty(), "other effects than recorded, see OSTLER_BLESS in the test's file: {stale:?}");
+}
+
+#[test]
+fn a_refused_handshake_is_told_at_once_with_the_reason() {
+    let mut claude = adapter(AgentKind::Claude);
+    let asked = claude.started().into_iter().find_map(|effect| match effect {
+        Effect::Write(bytes) => serde_json::from_slice::<Value>(&bytes).ok(),
+        _ => None,
+    });
+    let answer = serde_json::json!({"type": "control_response", "response": {
+        "subtype": "error", "request_id": asked.unwrap()["request_id"], "error": "this account is closed",
+    }});
+    let effects = claude.line(Stream::Stdout, answer.to_string().as_bytes(), false);
+    let [Effect::Event { event: AgentEvent::Notice { level, text }, raw: true }] = &effects[..] else {
+        panic!("one notice that carries the line: {effects:?}");
+    };
+    assert_eq!(*level, NoticeLevel::Error);
+    assert!(text.contains("this account is closed") && text.contains("60 s"), "{text}");
 }
 
 /// All lines of all captures, for bending.

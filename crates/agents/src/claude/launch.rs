@@ -10,7 +10,7 @@ const PROGRAM: &str = "claude";
 
 /// Time from the start to the answer of the handshake, in milliseconds. An idle machine needs 300 to 500 ms; the rest
 /// is room for a loaded one and for tool servers the person has configured.
-const HANDSHAKE_TIMEOUT_MS: u64 = 60_000;
+pub(super) const HANDSHAKE_TIMEOUT_MS: u64 = 60_000;
 
 /// The protocol: prompts and control requests in, messages and control requests out, deltas included. `stdio` makes
 /// the CLI ask us before it runs a tool that needs permission.
@@ -37,11 +37,12 @@ const ENVIRONMENT: [(&str, &str); 2] = [
 const SPEAKS: &str = "ostler speaks stream-json with it; leave the formats alone";
 const RESUMES: &str =
     "ostler keeps the session and resumes it by itself; remove the agent to start with a new one";
+const KEEPS: &str = "without a stored session the agent would forget its conversation at every restart";
 const DECIDES: &str = "permission questions are answered over stream-json";
 const ECHOES: &str = "it echoes ostler's own answers back as if the agent had written them";
 
 /// Arguments that would take the protocol or the session away from the adapter.
-const RESERVED: [(&str, &str); 10] = [
+const RESERVED: [(&str, &str); 11] = [
     ("--input-format", SPEAKS),
     ("--output-format", SPEAKS),
     ("--resume", RESUMES),
@@ -50,6 +51,7 @@ const RESERVED: [(&str, &str); 10] = [
     ("-c", RESUMES),
     ("--session-id", RESUMES),
     ("--fork-session", RESUMES),
+    ("--no-session-persistence", KEEPS),
     ("--permission-prompt-tool", DECIDES),
     ("--replay-user-messages", ECHOES),
 ];
@@ -157,7 +159,9 @@ mod tests {
 
     #[test]
     fn arguments_that_break_the_protocol_are_refused_by_name() {
-        for argument in ["--output-format=text", "--resume", "-c", "--replay-user-messages"] {
+        for argument in
+            ["--output-format=text", "--resume", "-c", "--no-session-persistence", "--replay-user-messages"]
+        {
             let request = spawn(&["claude", argument]);
             let error = launch(&LaunchContext { spawn: &request, session: None }).unwrap_err();
             assert!(error.to_string().contains(argument), "{error}");

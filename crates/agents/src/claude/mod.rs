@@ -302,7 +302,12 @@ impl Claude {
         self.process.initialize = None;
         if failed {
             let error = response["error"].as_str().unwrap_or("without a reason");
-            return vec![notice(NoticeLevel::Error, format!("the agent refused the handshake: {error}"))];
+            // It prints nothing more and is ended when its time is over; why is known now, so it is said now.
+            let text = format!(
+                "the agent refused the handshake and cannot be used: {error}; it is ended when its {} s to get ready are over",
+                launch::HANDSHAKE_TIMEOUT_MS / 1000
+            );
+            return vec![notice(NoticeLevel::Error, text)];
         }
         let answer = &response["response"];
         self.process.ready = true;
