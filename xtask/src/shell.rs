@@ -16,10 +16,20 @@ pub(crate) fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
-/// A `cargo` command of the toolchain that runs this chore, started in the workspace.
+/// What `cargo run` tells this chore about its own package. Build scripts watch these variables (ring's does), so cargo
+/// would compile half the tree again whenever it is started by a chore after it was started by hand.
+const OF_OUR_PACKAGE: &[&str] =
+    &["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE"];
+
+/// A `cargo` command of the toolchain that runs this chore, started in the workspace as if by hand.
 pub(crate) fn cargo(root: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| OF_OUR_PACKAGE.iter().any(|prefix| name.starts_with(prefix))) {
+            command.env_remove(&name);
+        }
+    }
     command
 }
 
@@ -87,6 +97,14 @@ mod tests {
         assert_eq!(error.to_string(), "failed: false x");
         let error = run(&mut Command::new("no-such-program-at-all")).unwrap_err();
         assert_eq!(error.to_string(), "cannot run no-such-program-at-all");
+    }
+
+    #[test]
+    fn cargo_is_not_told_about_this_package() {
+        let command = cargo(Path::new("."));
+        // Cargo sets it for tests as it does for `cargo run`.
+        let removed = command.get_envs().any(|(name, value)| name == "CARGO_PKG_NAME" && value.is_none());
+        assert!(removed, "{:?}", command.get_envs().collect::<Vec<_>>());
     }
 
     #[test]
