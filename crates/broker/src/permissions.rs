@@ -42,7 +42,9 @@ impl Rules {
 /// The permissions of an identity. The default permits nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Subjects it may publish to.
+    /// Subjects it may publish to. Unless these are all, a reply subject it names must be permitted by
+    /// [`subscribe`](Self::subscribe) and not be denied here: who answers publishes there with other rights, and a
+    /// client must not borrow them.
     pub publish: Rules,
     /// Filters it may subscribe to: a filter must lie wholly inside `allow`. One that partly touches `deny` is
     /// accepted, and denied messages are left out at delivery.

@@ -149,6 +149,52 @@ fn a_responder_may_answer_what_it_was_asked_so_often_and_so_long() {
     assert_eq!(service.line(), r#"-ERR 'Permissions Violation for Publish to "inbox.3"'"#);
 }
 
+/// Whoever answers publishes to the reply subject with its own rights, so naming one is borrowing them.
+#[test]
+fn a_reply_subject_must_be_one_that_the_requester_may_listen_to() {
+    let agent = Permissions {
+        publish: Rules::allow(["agent.a.>"]).deny(["agent.a.remove"]),
+        subscribe: Rules::allow(["agent.a.>", "_INBOX.a.>"]).deny(["_INBOX.a.secret"]),
+        allow_responses: Some(AllowResponses::default()),
+    };
+    let (server, users) = server_with([token("a", agent), token("engine", Permissions::all())]);
+    let mut engine = log_in(&server, "engine");
+    engine.send("SUB agent.*.logs 1\r\n");
+    engine.sync();
+    let mut a = log_in(&server, "a");
+    let violation =
+        |reply: &str| format!("-ERR 'Permissions Violation for Publish with Reply of \"{reply}\"'");
+    let refused = ["agent.b.kill", "agent.a.remove", "_INBOX.b.1", "_INBOX.a.secret", "agent.a..x"];
+    // Twice, for verdicts are remembered.
+    for reply in refused.iter().chain(&refused) {
+        a.send(format!("PUB agent.a.logs {reply} 1\r\nx\r\n"));
+        assert_eq!(a.line(), violation(reply));
+        a.send(format!("HPUB agent.a.logs {reply} 12 13\r\nNATS/1.0\r\n\r\nx\r\n"));
+        assert_eq!(a.line(), violation(reply));
+    }
+    a.send("PUB agent.a.logs _INBOX.a.1 2\r\nok\r\n");
+    a.sync();
+    let heard = engine.message();
+    assert_eq!((heard.reply.as_deref(), heard.payload.as_slice()), (Some("_INBOX.a.1"), &b"ok"[..]));
+    // A right to answer is no right to have others publish there.
+    a.send("SUB agent.a.ask 1\r\n");
+    a.sync();
+    engine.send("PUB agent.a.ask my.inbox 1\r\n?\r\n");
+    assert_eq!(a.message().reply.as_deref(), Some("my.inbox"));
+    a.send("PUB agent.a.logs my.inbox 1\r\nx\r\n");
+    assert_eq!(a.line(), violation("my.inbox"));
+    // Changed rules are asked again.
+    let muted = Permissions { publish: Rules::allow(["agent.a.>"]), ..Permissions::default() };
+    users.set(token("a", muted)).unwrap();
+    assert_eq!(a.line(), "-ERR 'Permissions Violation for Subscription to \"agent.a.ask\"'");
+    a.send("PUB agent.a.logs _INBOX.a.1 1\r\nx\r\n");
+    assert_eq!(a.line(), violation("_INBOX.a.1"));
+    // Who may publish everything borrows nothing.
+    engine.send("PUB agent.x.logs any.reply 4\r\nlast\r\n");
+    assert_eq!(engine.message().reply.as_deref(), Some("any.reply"));
+    engine.sync();
+}
+
 #[test]
 fn removing_an_identity_ends_its_connections_and_no_others() {
     let (server, users) = server_with([token("a", Permissions::all()), token("b", Permissions::all())]);

@@ -33,6 +33,8 @@ pub(crate) struct Conn {
     pub(crate) says: Says,
     pub(crate) subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
     pub(crate) verdicts: Verdicts,
+    /// The same for the reply subjects it names.
+    pub(crate) reply_verdicts: Verdicts,
     /// Reply subjects it may answer on, if its identity has `allow_responses`.
     pub(crate) responses: HashMap<Box<[u8]>, Response>,
     /// A frame that did not arrive whole. Nothing is allocated while there is none.
@@ -101,6 +103,7 @@ impl Conn {
             is_connected: false,
             subscriptions: HashMap::new(),
             verdicts: Verdicts::default(),
+            reply_verdicts: Verdicts::default(),
             responses: HashMap::new(),
             partial: BytesMut::new(),
             needed: 0,
@@ -123,10 +126,30 @@ impl Conn {
         if access.publish.is_everything() {
             return true;
         }
-        if self.verdicts.publish(subject, |subject| access.publish.permits_subject(subject)) {
+        if self.verdicts.on(subject, |subject| access.publish.permits_subject(subject)) {
             return true;
         }
         access.responses.is_some() && self.may_respond(subject)
+    }
+
+    /// Whether this client may ask for answers on `reply`: whoever answers publishes there with rights of its own, so
+    /// it must be a subject that the client may listen to, and none that it is forbidden to publish to.
+    pub(crate) fn may_name_reply(&mut self, reply: &[u8]) -> bool {
+        let Some(entry) = &self.entry else {
+            return false;
+        };
+        let access = &entry.access;
+        access.publish.is_everything()
+            || self.reply_verdicts.on(reply, |reply| {
+                access.subscribe.permits_subject(reply) && !access.publish.denies_subject(reply)
+            })
+    }
+
+    /// Forgets what was decided by rules that no longer hold.
+    pub(crate) fn forget_verdicts(&mut self) {
+        self.verdicts = Verdicts::default();
+        self.reply_verdicts = Verdicts::default();
+        self.responses.clear();
     }
 
     fn may_respond(&mut self, subject: &[u8]) -> bool {
@@ -171,7 +194,7 @@ pub(crate) struct Verdicts {
 }
 
 impl Verdicts {
-    fn publish(&mut self, subject: &[u8], decide: impl FnOnce(&[u8]) -> bool) -> bool {
+    fn on(&mut self, subject: &[u8], decide: impl FnOnce(&[u8]) -> bool) -> bool {
         if !self.last.is_empty() && self.last == subject {
             return self.last_verdict;
         }
@@ -203,7 +226,7 @@ mod tests {
         let mut asked = 0;
         for round in 0..3 {
             for subject in ["a", "b"] {
-                let verdict = verdicts.publish(subject.as_bytes(), |subject| {
+                let verdict = verdicts.on(subject.as_bytes(), |subject| {
                     asked += 1;
                     subject == b"a"
                 });
@@ -212,7 +235,7 @@ mod tests {
         }
         assert_eq!(asked, 2);
         for n in 0..1000 {
-            verdicts.publish(format!("s{n}").as_bytes(), |_| true);
+            verdicts.on(format!("s{n}").as_bytes(), |_| true);
         }
         assert!(verdicts.known.len() <= VERDICTS_MAX);
     }

@@ -286,8 +286,7 @@ impl Shard {
             "connected");
         conn.says = Says::from(&connect);
         conn.entry = Some(entry);
-        conn.verdicts = super::conn::Verdicts::default();
-        conn.responses.clear();
+        conn.forget_verdicts();
         let id = conn.link.id;
         self.stats.subscriptions -= dropped.len() as u64;
         self.shared.unsubscribe(&dropped);

@@ -355,8 +355,7 @@ impl Shard {
         };
         let access = Arc::clone(&entry.access);
         conn.entry = Some(entry);
-        conn.verdicts = conn::Verdicts::default();
-        conn.responses.clear();
+        conn.forget_verdicts();
         let mut ended = Vec::new();
         conn.subscriptions.retain(|_, subscription| {
             let stays = access.subscribe.permits_filter(&subscription.filter);

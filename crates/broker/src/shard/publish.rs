@@ -37,12 +37,17 @@ impl Shard {
             return self.answer_user_info(slot, publish);
         }
         let permitted = conn.may_publish(publish.subject);
+        let refused_reply = publish.reply.filter(|reply| permitted && !conn.may_name_reply(reply));
         if says.pedantic && !subject::is_literal(publish.subject) {
             // Said, and the message goes on all the same (client.go processPub).
             self.complain(slot, "Invalid Publish Subject");
         }
         if !permitted {
-            self.refuse_publish(slot, publish.subject);
+            self.refuse_publish(slot, "Publish to", publish.subject);
+            return true;
+        }
+        if let Some(reply) = refused_reply {
+            self.refuse_publish(slot, "Publish with Reply of", reply);
             return true;
         }
         if says.verbose {
@@ -67,12 +72,12 @@ impl Shard {
     }
 
     #[cold]
-    fn refuse_publish(&mut self, slot: usize, subject: &[u8]) {
+    fn refuse_publish(&mut self, slot: usize, what: &str, subject: &[u8]) {
         let subject = String::from_utf8_lossy(subject);
         if let Some(conn) = self.at(slot) {
-            tracing::info!(client = conn.link.id, %subject, "publish refused");
+            tracing::info!(client = conn.link.id, what, %subject, "publish refused");
         }
-        self.complain(slot, &format!("Permissions Violation for Publish to \"{subject}\""));
+        self.complain(slot, &format!("Permissions Violation for {what} \"{subject}\""));
     }
 
     /// Gives `message` to everyone it is for; returns whether anyone got it.
