@@ -46,6 +46,9 @@ pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> R
         Subject::remove(agent),
         Subject::shutdown(agent),
         Subject::stop_response(agent),
+        // It hears these, so without a denial it could have the engine answer it there, for all agents to hear.
+        Subject::CaptainDecision,
+        Subject::CaptainBroadcast,
     ];
     let agent_permissions = Permissions {
         publish: Rules::allow([own.clone(), Subject::ToolsCall.to_string()])
