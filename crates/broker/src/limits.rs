@@ -26,7 +26,8 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// Unanswered PINGs that make a connection stale. Default 2.
     pub pings_out_max: u32,
-    /// Time a client may take none of the bytes that wait for it. Default 10 s; then it is a slow consumer.
+    /// Time a client has to take a quarter of the bytes that wait for it. Default 10 s; if it does not it is a slow
+    /// consumer.
     pub write_deadline: Duration,
     /// Longest wait of a publisher per read for a subscriber that is three quarters full. Default 10 ms: long enough
     /// to pace it, too short for one stuck subscriber to hold it up for good.

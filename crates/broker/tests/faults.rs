@@ -3,13 +3,14 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{DEADLINE, Raw, eventually, local, open_server};
+use ostler_broker::{Credential, Identity, Permissions, Users};
 
 /// A subscriber that reads nothing.
 fn deaf(server: &ostler_broker::Server, subject: &str) -> Raw {
@@ -120,6 +121,67 @@ fn a_reader_that_takes_nothing_within_the_write_deadline_is_cut_off() {
     }
     publisher.sync();
     eventually("it is cut off", || server.stats().slow_consumers == 1);
+}
+
+/// What the server itself says - PONG, errors, acknowledgements - is bounded like messages are.
+#[test]
+fn a_client_that_does_not_read_what_the_server_tells_it_is_cut_off() {
+    let users = Users::new();
+    let credential = Credential::Token("t".into());
+    users.set(Identity { name: "mute".into(), credential, permissions: Permissions::default() }).unwrap();
+    let floods = [
+        "PING\r\n",
+        "PUB denied 0\r\n\r\n",
+        "SUB denied 1\r\n",
+        "UNSUB 1\r\n",
+        "PUB $SYS.REQ.USER.INFO 0\r\n\r\n",
+    ];
+    for (flood, frame) in floods.iter().enumerate() {
+        let server = local()
+            .shards(1)
+            .max_pending(2 << 20)
+            .write_deadline(Duration::from_millis(500))
+            .users(users.clone())
+            .start()
+            .unwrap();
+        let mut client =
+            Raw::connect_with(server.local_addr(), r#""verbose":true,"headers":true,"auth_token":"t""#);
+        let block = frame.repeat((64 << 10) / frame.len());
+        let mut sent = 0;
+        // A write fails once the server hung up.
+        let started = Instant::now();
+        while client.stream.write_all(block.as_bytes()).is_ok() {
+            sent += block.len();
+            assert!(started.elapsed() < DEADLINE, "flood {flood}: {sent} bytes were taken");
+        }
+        eventually("it is cut off", || server.stats().connections == 0);
+        assert_eq!(server.stats().slow_consumers, 1, "flood {flood}");
+        Raw::open(server.local_addr());
+    }
+}
+
+#[test]
+fn a_reader_that_takes_a_drop_at_a_time_is_cut_off() {
+    let server = local().write_deadline(Duration::from_millis(300)).allow_anonymous().start().unwrap();
+    let slow = deaf(&server, "a");
+    let mut publisher = Raw::connect(server.local_addr());
+    for _ in 0..48 {
+        publisher.send(publish("a", 1 << 20));
+    }
+    publisher.sync();
+    let mut stream = slow.stream.try_clone().unwrap();
+    // Far slower than the deadline wants, but never without progress for as long as it.
+    let reader = std::thread::spawn(move || {
+        let mut drop_of_it = vec![0; 1 << 20];
+        let mut taken = 0;
+        while let Ok(len @ 1..) = stream.read(&mut drop_of_it) {
+            taken += len;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        taken
+    });
+    eventually("it is cut off", || server.stats().slow_consumers == 1);
+    assert!(reader.join().unwrap() < 40 << 20);
 }
 
 /// Publishes until told to stop; the count tells whether it is stuck.

@@ -29,6 +29,8 @@ pub(super) enum Next {
     Read,
     /// Nothing, but it is the others' turn.
     Yield,
+    /// The client itself, which is far behind with what waits for it. The write deadline limits it.
+    Itself,
     /// A subscriber that is far behind, for a limited time.
     Subscriber(Arc<Link>),
     /// Another shard's full inbox.
@@ -84,6 +86,11 @@ impl Shard {
                 self.read_buffer = buffer;
             }
             self.flush();
+            if link.is_stalled() {
+                // More requests would only add to what it does not take.
+                self.wait_for = None;
+                return Next::Itself;
+            }
             if let Some(subscriber) = self.wait_for.take().filter(|subscriber| subscriber.is_stalled()) {
                 return Next::Subscriber(subscriber);
             }

@@ -20,6 +20,7 @@ pub(crate) mod inbox;
 mod ingest;
 mod message;
 mod outbound;
+mod pace;
 mod publish;
 mod routes;
 pub(crate) mod tasks;
@@ -65,6 +66,8 @@ pub(crate) struct Shard {
     /// Messages for other shards, by shard.
     outboxes: Vec<Batch>,
     pool: Pool,
+    /// A backlog above this is looked after before the batch ends.
+    flush_early_bytes: usize,
     read_buffer: Vec<u8>,
     timers: Timers,
     /// The clock task sleeps for too long.
@@ -96,6 +99,7 @@ impl Shard {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<RefCell<Self>> {
         let outboxes = shared.shards.iter().map(|_| Batch::default()).collect();
         let users_seen = shared.users.generation();
+        let flush_early_bytes = FLUSH_EARLY_BYTES.min(shared.limits.pending_bytes_max / 2);
         Rc::new_cyclic(|myself| {
             RefCell::new(Self {
                 index,
@@ -106,6 +110,7 @@ impl Shard {
                 dirty: Vec::new(),
                 outboxes,
                 pool: Pool::default(),
+                flush_early_bytes,
                 read_buffer: vec![0; READ_BYTES],
                 timers: Timers::default(),
                 timers_changed: Rc::default(),
@@ -176,15 +181,37 @@ impl Shard {
         self.conns.get_mut(slot)?.as_deref_mut()
     }
 
-    /// Appends to what waits for the client, to be written at the end of the batch.
+    /// Appends to what waits for the client, to be written at the end of the batch. May end the connection: who
+    /// does not read what the server says is a slow consumer too.
     fn send_with(&mut self, slot: usize, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return;
         };
         conn.outbound.append_with(&mut self.pool, write);
+        let is_much = conn.outbound.len() > self.flush_early_bytes;
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(slot);
+        }
+        if is_much {
+            self.bound(slot);
+        }
+    }
+
+    /// Keeps a large backlog inside its limits: writes early, then paces the publishers and the client itself, then
+    /// gives up.
+    #[cold]
+    fn bound(&mut self, slot: usize) {
+        self.write(slot);
+        let (stall_bytes, pending_bytes_max) =
+            (self.shared.limits.stall_bytes(), self.shared.limits.pending_bytes_max);
+        let Some(conn) = self.at(slot) else {
+            return;
+        };
+        if conn.outbound.len() > pending_bytes_max {
+            self.close_slow_consumer(slot, "more waits for it than max_pending");
+        } else if conn.outbound.len() > stall_bytes {
+            conn.link.stall();
         }
     }
 
@@ -264,24 +291,27 @@ impl Shard {
         }
     }
 
-    /// The socket of `link` may take bytes again; returns whether it must still be waited for.
-    fn write_again(&mut self, link: &Link) -> bool {
+    /// The bytes that `link` ever took and those that wait for it, unless it ended.
+    fn backlog(&mut self, link: &Link) -> Option<(u64, usize)> {
+        self.conn(link).map(|conn| (conn.outbound.taken(), conn.outbound.len()))
+    }
+
+    /// The socket of `link` may take bytes again. Returns the backlog if it must still be waited for.
+    fn write_again(&mut self, link: &Link) -> Option<(u64, usize)> {
         let stall_bytes = self.shared.limits.stall_bytes();
-        let Some(conn) = self.conns.get_mut(link.slot).and_then(Option::as_deref_mut) else {
-            return false;
-        };
+        let conn = self.conns.get_mut(link.slot)?.as_deref_mut()?;
         if conn.link.id != link.id {
-            return false;
+            return None;
         }
         let Ok(all) = write_out(conn, &mut self.pool) else {
             self.close(link.slot, End::Cut);
-            return false;
+            return None;
         };
         if conn.outbound.len() < stall_bytes {
             conn.link.release();
         }
         conn.is_blocked = !all;
-        !all
+        if all { None } else { self.backlog(link) }
     }
 
     fn remind(&mut self, at: Instant, due: Due, slot: usize, id: u64) {

@@ -54,12 +54,19 @@ pub(crate) struct Outbound {
     /// Bytes of the first piece that were sent.
     sent: usize,
     len: usize,
+    /// Bytes ever taken from the queue.
+    taken: u64,
 }
 
 impl Outbound {
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Bytes that were ever taken from it.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -125,6 +132,7 @@ impl Outbound {
 
     fn forget(&mut self, pool: &mut Pool, taken: usize) {
         self.len -= taken;
+        self.taken += taken as u64;
         self.sent += taken;
         while let Some(first) = self.pieces.front() {
             let len = first.as_slice().len();

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::ingest::SHARE_BYTES_MIN;
 use super::message::Msg;
-use super::{End, FLUSH_EARLY_BYTES, Shard};
+use super::{End, Shard};
 use crate::link::{Delivery, Subscription};
 
 /// A client asks who it is; clients rely on it.
@@ -43,12 +43,10 @@ impl Shard {
             self.complain(slot, "Invalid Publish Subject");
         }
         if !permitted {
-            self.refuse_publish(slot, "Publish to", publish.subject);
-            return true;
+            return self.refuse_publish(slot, "Publish to", publish.subject);
         }
         if let Some(reply) = refused_reply {
-            self.refuse_publish(slot, "Publish with Reply of", reply);
-            return true;
+            return self.refuse_publish(slot, "Publish with Reply of", reply);
         }
         if says.verbose {
             self.acknowledge(slot);
@@ -71,13 +69,15 @@ impl Shard {
         self.conns[slot].is_some()
     }
 
+    /// Tells the client; returns whether it is still there.
     #[cold]
-    fn refuse_publish(&mut self, slot: usize, what: &str, subject: &[u8]) {
+    fn refuse_publish(&mut self, slot: usize, what: &str, subject: &[u8]) -> bool {
         let subject = String::from_utf8_lossy(subject);
         if let Some(conn) = self.at(slot) {
             tracing::info!(client = conn.link.id, what, %subject, "publish refused");
         }
         self.complain(slot, &format!("Permissions Violation for {what} \"{subject}\""));
+        self.conns[slot].is_some()
     }
 
     /// Gives `message` to everyone it is for; returns whether anyone got it.
@@ -215,29 +215,13 @@ impl Shard {
             conn.is_dirty = true;
             self.dirty.push(slot);
         }
-        if conn.outbound.len() > FLUSH_EARLY_BYTES {
+        if conn.outbound.len() > self.flush_early_bytes {
             self.bound(slot);
         }
         if delivery == Delivery::Last {
             self.end_subscription(slot, target.sid());
         }
         true
-    }
-
-    /// Keeps a large backlog inside its limits: writes early, then paces the publishers, then gives up.
-    #[cold]
-    fn bound(&mut self, slot: usize) {
-        self.write(slot);
-        let (stall_bytes, pending_bytes_max) =
-            (self.shared.limits.stall_bytes(), self.shared.limits.pending_bytes_max);
-        let Some(conn) = self.at(slot) else {
-            return;
-        };
-        if conn.outbound.len() > pending_bytes_max {
-            self.close_slow_consumer(slot, "more waits for it than max_pending");
-        } else if conn.outbound.len() > stall_bytes {
-            conn.link.stall();
-        }
     }
 
     /// Tells a requester that nobody listens - if it asked with a subscription of its own (client.go).
@@ -266,7 +250,7 @@ impl Shard {
     fn answer_user_info(&mut self, slot: usize, publish: &Publish<'_>) -> bool {
         self.acknowledge(slot);
         let Some(entry) = self.at(slot).and_then(|conn| conn.entry.clone()) else {
-            return true;
+            return self.conns[slot].is_some();
         };
         let Some(reply) = publish.reply else {
             return true;
@@ -284,6 +268,6 @@ impl Shard {
         let mut body = json!({ "server": server, "data": data }).to_string().into_bytes();
         body.extend_from_slice(b"\r\n");
         self.send_to_self(slot, reply, None, &body);
-        true
+        self.conns[slot].is_some()
     }
 }

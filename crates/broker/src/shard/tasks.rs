@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use ostler_broker_proto::codec::write_err;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
-use super::Shard;
 use super::inbox::Envelope;
 use super::ingest::Next;
 use super::outbound::{Outbound, Pool};
+use super::pace::Pace;
+use super::{End, Shard};
 use crate::link::Link;
 use crate::shared::Shared;
 
@@ -109,6 +110,7 @@ pub(super) async fn serve(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>)
             match next {
                 Next::Read => break,
                 Next::Yield => tokio::task::yield_now().await,
+                Next::Itself => link.until_released().await,
                 // Not reading is what holds the publisher back: its own socket fills up.
                 Next::Subscriber(subscriber) => {
                     let _ = timeout(stall_max, subscriber.until_released()).await;
@@ -123,18 +125,26 @@ pub(super) async fn serve(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>)
 /// Writes for a connection whose socket was full, until nothing waits any more.
 pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
     let write_deadline = shard.borrow().shared.limits.write_deadline;
+    let Some((taken, waiting)) = shard.borrow_mut().backlog(&link) else {
+        return;
+    };
+    let mut pace = Pace::new(taken, waiting, Instant::now(), write_deadline);
     loop {
-        let ready = timeout(write_deadline, stream.writable()).await;
+        let ready = timeout_at(pace.until().into(), stream.writable()).await;
         if link.is_closed() {
             return;
         }
         let mut shard = shard.borrow_mut();
-        match ready {
-            Ok(Ok(())) if shard.write_again(&link) => {}
-            Ok(_) => return,
-            Err(_) => {
-                return shard.close_slow_consumer(link.slot, "it took no byte within the write deadline");
-            }
+        let backlog = match ready {
+            Ok(Ok(())) => shard.write_again(&link),
+            Ok(Err(_)) => return shard.close(link.slot, End::Cut),
+            Err(_) => shard.backlog(&link),
+        };
+        let Some((taken, waiting)) = backlog else {
+            return;
+        };
+        if !pace.keep(taken, waiting, Instant::now(), write_deadline) {
+            return shard.close_slow_consumer(link.slot, "it took too little within the write deadline");
         }
     }
 }
