@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use ostler_client::{Client, Error};
 use ostler_wire::{
-    AgentId, AgentState, AgentSummary, ControlReply, EventRecord, EventsReply, EventsRequest, InputMessage,
-    InputReply, JsonMap, ListReply, LogEntry, LogsReply, LogsRequest, NodeId, OutputMessage, OutputStream,
-    RunId, SpawnReply, SpawnRequest, StatusMessage, StopRequest, Subject,
+    AgentId, AgentState, AgentSummary, ControlReply, ErrorCode, EventRecord, EventsReply, EventsRequest,
+    InputMessage, InputReply, JsonMap, ListReply, LogEntry, LogsReply, LogsRequest, NodeId, OutputMessage,
+    OutputStream, RunId, SpawnReply, SpawnRequest, StatusMessage, StopRequest, Subject,
 };
 
 use crate::daemon::fake_agent;
@@ -194,8 +194,14 @@ impl Bus {
 
     async fn log_after(&self, name: &str, after: Option<u64>) -> LogsReply {
         let request = LogsRequest { after, limit: Some(1000), ..LogsRequest::default() };
-        let asked = self.client.request(&Subject::logs(&id(name)), &request).await;
-        asked.unwrap_or_else(|error| panic!("logs of {name}: {error}"))
+        wait_for("a turn at the log", PATIENCE, async || {
+            match self.client.request(&Subject::logs(&id(name)), &request).await {
+                // So many read at once that the daemon asks for another try.
+                Err(error) if error.code() == Some(ErrorCode::QueueFull) => None,
+                asked => Some(asked.unwrap_or_else(|error| panic!("logs of {name}: {error}"))),
+            }
+        })
+        .await
     }
 
     /// Waits until `line` stands in an agent's log as a whole line, and returns its entry.
