@@ -122,7 +122,7 @@ async fn a_host_speaks_and_hears_for_its_own_agent_only() {
     bus.spawn_active("a", script(["wait"])).await;
     bus.spawn_active("b", script(["echo"])).await;
     let key = daemon.state().agent(&id("a")).join("host.nk");
-    let host = daemon.client_with("host", &key, "_INBOX.host-a").await.unwrap();
+    let host = daemon.client_with("host", &key, "_INBOX_HOST.a").await.unwrap();
     let foreign = Recorder::start(&host, Subject::all_of_agent(&id("b"))).await;
     host.publish(&Subject::input(&id("b")), &InputMessage::prompt("forged")).await.unwrap();
     settle(&host, &bus).await;

@@ -43,8 +43,19 @@ pub fn create_key(path: &Path) -> Result<String, KeyError> {
     let fault = |source| KeyError::File { path: path.to_owned(), verb: "created", source };
     let pair = KeyPair::new_user();
     let seed = pair.seed().expect("a pair that was just made holds its seed");
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
-    writeln!(file, "{seed}").and_then(|()| file.sync_all()).map_err(fault)?;
+    // Whole or not at all: a crash in between, or a full disk, must not leave half a credential under its name.
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    let _ = std::fs::remove_file(&draft);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .and_then(|mut file| writeln!(file, "{seed}").and_then(|()| file.sync_all()))
+        // A link, unlike a rename, refuses to replace.
+        .and_then(|()| std::fs::hard_link(&draft, path));
+    let _ = std::fs::remove_file(&draft);
+    written.map_err(fault)?;
     Ok(pair.public_key())
 }
 

@@ -3,15 +3,15 @@
 //! | identity | publishes | subscribes |
 //! |---|---|---|
 //! | engine, operator | everything | everything |
-//! | host of agent X | `agent.X.>`, answers | `agent.X.>`, `_INBOX.host-X.>` |
-//! | agent X | `agent.X.>` but its state, output and definition; `tools.call`; answers | `agent.X.>` but its output, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
+//! | host of agent X | `agent.X.>`, answers | `agent.X.>`, `_INBOX_HOST.X.>` |
+//! | agent X | `agent.X.>` but its state, output and definition; `tools.call` | `agent.X.>` but its output, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
 //!
 //! So no agent can read another's traffic or speak in its name, and only its host may publish its state.
 
 use std::path::Path;
 
 use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Users};
-use ostler_client::{create_key, read_public_key};
+use ostler_client::{KeyError, create_key, read_public_key};
 use ostler_wire::{AgentId, Subject};
 
 use crate::{Error, StateDir};
@@ -23,8 +23,12 @@ pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
     admit(&users, "operator", &key(&state.operator_key())?, Permissions::all())?;
     for agent in state.agent_ids() {
         // Without its keys the directory is a leftover of a launch that did not happen.
-        if state.host_key(&agent).exists() && state.agent_key(&agent).exists() {
-            admit_agent(&users, state, &agent)?;
+        if state.host_key(&agent).exists()
+            && state.agent_key(&agent).exists()
+            && let Err(error) = admit_agent(&users, state, &agent)
+        {
+            // One agent's fault must not keep the daemon from all the others.
+            tracing::error!(%agent, %error, "the agent is not admitted to the bus");
         }
     }
     Ok(users)
@@ -35,7 +39,7 @@ pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> R
     let own = Subject::all_of_agent(agent);
     let host = Permissions {
         publish: Rules::allow([own.clone()]),
-        subscribe: Rules::allow([own.clone(), format!("_INBOX.host-{agent}.>")]),
+        subscribe: Rules::allow([own.clone(), format!("{}.>", Subject::host_inbox(agent))]),
         allow_responses: Some(AllowResponses::default()),
     };
     admit(users, &host_name(agent), &key(&state.host_key(agent))?, host)?;
@@ -58,10 +62,11 @@ pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> R
             own,
             Subject::CaptainDecision.to_string(),
             Subject::CaptainBroadcast.to_string(),
-            format!("_INBOX.{agent}.>"),
+            format!("{}.>", Subject::agent_inbox(agent)),
         ])
         .deny([Subject::output(agent).to_string()]),
-        allow_responses: Some(AllowResponses::default()),
+        // It serves nothing: it asks, and is answered in its inbox.
+        allow_responses: None,
     };
     admit(users, &agent_name(agent), &key(&state.agent_key(agent))?, agent_permissions)
 }
@@ -81,7 +86,22 @@ fn agent_name(agent: &AgentId) -> String {
 }
 
 fn key(path: &Path) -> Result<String, Error> {
-    Ok(if path.exists() { read_public_key(path)? } else { create_key(path)? })
+    if !path.exists() {
+        return Ok(create_key(path)?);
+    }
+    match read_public_key(path) {
+        Err(KeyError::NotASeed(_)) => {
+            // Half a file of a crash or a full disk: nobody can use it, so nobody loses it.
+            tracing::warn!(path = %path.display(), "a credential is no credential; a new one takes its place");
+            std::fs::remove_file(path).map_err(|source| Error::File {
+                path: path.to_owned(),
+                verb: "replaced",
+                source,
+            })?;
+            Ok(create_key(path)?)
+        }
+        result => Ok(result?),
+    }
 }
 
 fn admit(users: &Users, name: &str, public_key: &str, permissions: Permissions) -> Result<(), Error> {

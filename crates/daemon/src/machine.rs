@@ -11,7 +11,7 @@ use ostler_engine::{Adoption, HostGone, LaunchPlan, Node, Notice};
 use ostler_supervise::platform::{self, Cgroup, Identity, LockError};
 use ostler_wire::{
     AgentId, AgentKind, ErrorCode, ErrorReply, HOST_FILE, HOST_LOG_FILE, HostRecord, NodeId, OutputMessage,
-    ProcessIdentity, RunId, RunSpec, SPEC_FILE, SPOOL_FILE, SpawnRequest,
+    PROMPTED_FILE, ProcessIdentity, RunId, RunSpec, SPEC_FILE, SPOOL_FILE, SpawnRequest,
 };
 use tokio::runtime;
 use tokio::sync::mpsc;
@@ -23,6 +23,10 @@ use crate::{Error, StateDir, identities};
 const RECORD_PATIENCE: Duration = Duration::from_secs(3);
 /// How often is looked meanwhile, and for the end of a host the kernel gives no descriptor for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a host may outlive its guard: it clears the tree away itself and hands its output over.
+const HOST_PATIENCE: Duration = Duration::from_secs(8);
+/// The variable that sets the level of the hosts' logs.
+const HOST_LOG_VARIABLE: &str = "OSTLER_HOST_LOG";
 /// Directories of earlier runs kept per agent, for their host logs.
 const RUN_DIRS_KEPT: usize = 5;
 
@@ -111,7 +115,12 @@ impl Machine {
         let program = self.program_of(&plan.spawn, &dir)?;
         let run_dir = self.state.run(agent, plan.run_id);
         make_dir(&run_dir).map_err(storage)?;
-        self.forget_old_runs(agent);
+        self.forget_old_runs(agent, &run_dir);
+        if !plan.prompted {
+            let mark = self.state.agent(agent).join(PROMPTED_FILE);
+            // A new definition has a first prompt of its own. Usually there is no mark.
+            let _ = fs::remove_file(mark);
+        }
         identities::admit_agent(&self.users, &self.state, agent).map_err(storage)?;
 
         let mut spawn = plan.spawn.clone();
@@ -146,8 +155,10 @@ impl Machine {
     fn start_host(&self, spec: &RunSpec) -> Result<u32, ErrorReply> {
         let args: [OsString; 3] = ["host".into(), "--run-dir".into(), spec.run_dir.clone().into()];
         let log = spec.run_dir.join(HOST_LOG_FILE);
-        // The host needs nothing of our environment; what it gives to the agent stands in the spec.
-        platform::spawn_detached(&self.program, &args, &[], Some(&log)).map_err(|error| {
+        // The host needs nothing else of our environment; what it gives to the agent stands in the spec.
+        let log_level = std::env::var_os(HOST_LOG_VARIABLE).map(|level| (HOST_LOG_VARIABLE.into(), level));
+        let env: Vec<(OsString, OsString)> = log_level.into_iter().collect();
+        platform::spawn_detached(&self.program, &args, &env, Some(&log)).map_err(|error| {
             ErrorReply::new(
                 ErrorCode::Internal,
                 format!("the host of {} cannot be started: {error}", spec.agent_id),
@@ -166,7 +177,11 @@ impl Machine {
                     tokio::time::sleep(LOOK_INTERVAL).await;
                 }
             }
-            let gone = tokio::task::spawn_blocking(move || clear_up(&state, &agent, run)).await;
+            let gone = tokio::task::spawn_blocking(move || {
+                outwait_host(&state, &agent, run);
+                clear_up(&state, &agent, run)
+            })
+            .await;
             if let Ok(gone) = gone {
                 // A closed queue means the engine has ended; the next daemon finds the run.
                 let _ = notices.send(Notice::HostGone(Box::new(gone))).await;
@@ -238,15 +253,33 @@ impl Machine {
             )
     }
 
-    fn forget_old_runs(&self, agent: &AgentId) {
+    fn forget_old_runs(&self, agent: &AgentId, present: &Path) {
         let Ok(entries) = fs::read_dir(self.state.agent(agent).join("runs")) else { return };
-        let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        // Version 7 ids sort by the time they were made.
+        let mut runs: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(|run| run != present).collect();
+        // Version 7 ids sort by the time they were made, as the clock had it.
         runs.sort();
         let too_many = runs.len().saturating_sub(RUN_DIRS_KEPT);
         for run in runs.into_iter().take(too_many) {
             let _ = fs::remove_dir_all(run);
         }
+    }
+}
+
+/// Waits until nobody holds the agent's lock. In the ordinary case the guard was the last; one that was killed leaves a
+/// host that still hands its output over.
+fn outwait_host(state: &StateDir, agent: &AgentId, run: RunId) {
+    let deadline = std::time::Instant::now() + HOST_PATIENCE;
+    while matches!(platform::lock_file(&state.host_lock(agent)), Err(LockError::Held { .. })) {
+        if std::time::Instant::now() > deadline {
+            tracing::error!(%agent, "a host without a guard does not end; it is killed");
+            if let Some(record) = read_record(&state.run(agent, run)) {
+                let host = Identity { pid: record.host.pid, start_time: record.host.start_time };
+                let _ = platform::kill(host);
+            }
+            return;
+        }
+        std::thread::sleep(LOOK_INTERVAL);
     }
 }
 

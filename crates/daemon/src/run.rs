@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ostler_broker::{Server, Users};
 use ostler_client::{Bus, Client, Options as ClientOptions};
-use ostler_engine::Handle;
+use ostler_engine::{About, Handle, Limits};
 use ostler_store::Store;
 use ostler_supervise::platform::{FileLock, Identity, LockError, adopt_orphans, cgroup_parent, lock_file};
 use ostler_wire::{DownRequest, Endpoint, Timestamp};
@@ -173,13 +173,17 @@ async fn start_engine(
         node: Arc::new(machine),
         notices,
         node_id: config.node.name.clone(),
-        version: endpoint.version.clone(),
-        bus_url: endpoint.bus_url.clone(),
-        state_dir: state.path().display().to_string(),
-        started_at: endpoint.started_at,
-        heartbeat_ms: config.agents.heartbeat.millis(),
-        log_bytes_max: config.agents.log_bytes_max.bytes(),
-        events_max: config.agents.events_max,
+        about: About {
+            version: endpoint.version.clone(),
+            bus_url: endpoint.bus_url.clone(),
+            state_dir: state.path().display().to_string(),
+            started_at: endpoint.started_at,
+        },
+        limits: Limits {
+            heartbeat_ms: config.agents.heartbeat.millis(),
+            log_bytes_max: config.agents.log_bytes_max.bytes(),
+            events_max: config.agents.events_max,
+        },
     };
     Ok(ostler_engine::start(options).await?)
 }

@@ -48,6 +48,8 @@ pub(crate) struct Run {
     pub(crate) rewound: Option<u64>,
     /// Hosts lost in a row before this run.
     pub(crate) losses: u32,
+    /// True when a person or program asked for this start, false when the daemon brought it back.
+    pub(crate) requested: bool,
     pub(crate) started_at: Timestamp,
     /// Requests for a host that has not been heard yet.
     pub(crate) waiting: Vec<Message>,
@@ -62,6 +64,7 @@ impl Run {
             recorded: row.recorded,
             rewound: None,
             losses: row.host_losses,
+            requested: false,
             started_at: row.started_at,
             waiting: Vec::new(),
         }
@@ -131,20 +134,26 @@ impl Agent {
         self.has_host() && self.state().is_live()
     }
 
+    /// True while the host answers requests itself.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.is_served() && self.run.as_ref().is_some_and(|run| run.phase == Phase::Heard)
+    }
+
     /// The run with this id, when it is the present one.
     pub(crate) fn run_mut(&mut self, id: RunId) -> Option<&mut Run> {
         self.run.as_mut().filter(|run| run.id == id)
     }
 
-    /// Notes a sign of life.
-    pub(crate) fn heard(&mut self, beat: &HeartbeatMessage, now: Timestamp) {
-        self.last_heard = Some(now);
-        self.last_heartbeat = Some(now);
-        if let Some(facts) = beat.facts {
-            self.facts = Some(facts);
+    /// Notes a heartbeat. Only the host's counts as life: an agent's own would hide that its host hangs.
+    pub(crate) fn beat(&mut self, beat: &HeartbeatMessage, now: Timestamp) {
+        if beat.run_id.is_some() {
+            self.last_heard = Some(now);
+            self.last_heartbeat = Some(now);
+            self.facts = beat.facts.or(self.facts);
         }
         if let Some(run) = &mut self.run
             && run.status.state == AgentState::Active
+            && !beat.status.is_empty()
         {
             run.status.status.clone_from(&beat.status);
         }

@@ -31,7 +31,10 @@ impl State {
                 facts::launch_failed(self, out, &agent, run, &refusal, moment);
             }
             Event::HostGone(gone) => facts::host_gone(self, out, *gone, moment),
+            Event::LogSizes(sizes) => facts::log_sizes(self, sizes),
             Event::Tick => {
+                facts::ask_silent(self, out);
+                remove::tick(self, out);
                 relaunch::tick(self, out, moment);
                 stale::tick(self, out, moment.now);
                 down::tick(self, out, moment.now);

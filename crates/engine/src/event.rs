@@ -35,6 +35,8 @@ pub(crate) enum Event {
     LaunchFailed { agent: AgentId, run: RunId, refusal: ErrorReply },
     /// A host ended.
     HostGone(Box<HostGone>),
+    /// How large the logs are.
+    LogSizes(Vec<(AgentId, u64)>),
     /// Time passed.
     Tick,
 }

@@ -4,7 +4,8 @@ use ostler_client::Message;
 use ostler_store::Write;
 use ostler_wire::{
     AgentEvent, AgentId, AgentState, DesiredState, ErrorCode, ErrorReply, HeartbeatMessage, OutputAck,
-    OutputMessage, RunId, Severity, StatusCause, StatusMessage, Subject, Timestamp,
+    OutputMessage, OutputStream, RestartPolicy, RunId, Severity, StatusCause, StatusMessage, Subject,
+    Timestamp,
 };
 
 use crate::HostGone;
@@ -13,7 +14,7 @@ use crate::control::{fallback, remove, spawn};
 use crate::outcome::{Effect, Outcome};
 use crate::relaunch::{self, Decision};
 use crate::stale;
-use crate::state::{Moment, State, agent_alert, state_details};
+use crate::state::{Moment, Origin, State, agent_alert, state_details};
 
 /// Takes a host's word for its agent's state, unless a later one is known.
 pub(crate) fn status(state: &mut State, out: &mut Outcome, status: StatusMessage, now: Timestamp) {
@@ -27,12 +28,39 @@ pub(crate) fn status(state: &mut State, out: &mut Outcome, status: StatusMessage
         tracing::debug!(agent = %id, run = %status.run_id, "status of another run");
         return;
     };
-    let waiting = std::mem::take(&mut run.waiting);
-    run.phase = Phase::Heard;
-    agent.last_heard = Some(now);
-    serve_waiting(out, waiting, &status);
+    let run_id = run.id;
+    if status.revision > run.status.revision {
+        run.status.host_pid = status.host_pid;
+    }
+    let newest = if status.revision >= run.status.revision { status.clone() } else { run.status.clone() };
+    heard(state, out, &id, run_id, &newest, now);
     apply_status(state, out, status, now);
-    stale::recovered(state, out, &id, now);
+}
+
+/// A host spoke: whatever waited for it is served, and a mark of silence is taken away.
+fn heard(
+    state: &mut State,
+    out: &mut Outcome,
+    id: &AgentId,
+    run_id: RunId,
+    status: &StatusMessage,
+    now: Timestamp,
+) {
+    let Some(agent) = state.agents.get_mut(id) else { return };
+    agent.last_heard = Some(now);
+    let Some(run) = agent.run_mut(run_id).filter(|run| run.phase != Phase::Gone) else { return };
+    run.phase = Phase::Heard;
+    let waiting = std::mem::take(&mut run.waiting);
+    serve_waiting(out, waiting, status);
+    stale::recovered(state, out, id, now);
+}
+
+/// Asks hosts that have not been heard for their state: their first word may have been lost.
+pub(crate) fn ask_silent(state: &State, out: &mut Outcome) {
+    let silent = state.agents.values().filter(|agent| {
+        agent.run.as_ref().is_some_and(|run| run.phase == Phase::Silent) && agent.is_served()
+    });
+    out.effects.extend(silent.map(|agent| Effect::AskStatus(agent.id().clone())));
 }
 
 /// Answers whoever asked for the agent, now that it is known how it fares; the other requests came before the host
@@ -100,18 +128,21 @@ fn apply_status(state: &mut State, out: &mut Outcome, status: StatusMessage, now
     }
 }
 
-/// Notes a sign of life; an agent's own beat and its host's count alike.
+/// Notes a heartbeat.
 pub(crate) fn heartbeat(state: &mut State, out: &mut Outcome, beat: &HeartbeatMessage, now: Timestamp) {
     let id = &beat.agent_id;
     let Some(agent) = state.agents.get_mut(id) else {
         tracing::warn!(agent = %id, "heartbeat of an unknown agent");
         return;
     };
-    if beat.run_id.is_some() && beat.run_id != agent.run.as_ref().map(|run| run.id) {
+    let Some(run_id) = beat.run_id else { return agent.beat(beat, now) };
+    let Some(status) = agent.run_mut(run_id).map(|run| run.status.clone()) else { return };
+    agent.beat(beat, now);
+    // Its state is asked for before anything is said about it: a beat does not tell the process ids.
+    if !agent.is_heard() {
         return;
     }
-    agent.heard(beat, now);
-    stale::recovered(state, out, id, now);
+    heard(state, out, id, run_id, &status, now);
 }
 
 /// Records output in order, without a gap, and acknowledges what is on disk.
@@ -128,7 +159,6 @@ pub(crate) fn output(
 ) {
     let (id, run_id) = (output.agent_id.clone(), output.run_id);
     let Some(agent) = state.agents.get_mut(&id) else { return };
-    agent.last_heard = Some(now);
     let Some(run) = agent.run_mut(run_id) else {
         tracing::debug!(agent = %id, run = %run_id, "output of another run");
         return;
@@ -210,21 +240,23 @@ pub(crate) fn launch_failed(
     for message in waiting {
         out.refuse(message, refusal);
     }
+    let (requested, losses) = (run.requested, run.losses);
     out.writes.push(Write::EndRun(run_id, now));
     let text = refusal.error.message.clone();
-    state.set_status(out, id, now, (AgentState::Error, StatusCause::SpawnFailed), text.clone());
-    let action = refusal.error.hint.clone().unwrap_or_else(|| format!("`ostler restart {id}` tries again"));
-    let alert = agent_alert(
-        id,
-        now,
-        Severity::Critical,
-        "spawn_failed",
-        format!("{id} cannot be started: {text}"),
-        action,
-    );
-    state.alert(out, alert);
-    if let Some(agent) = state.agents.get_mut(id) {
-        fallback::want(out, agent, DesiredState::Stopped);
+    let policy = state.agents.get(id).map_or(RestartPolicy::Never, |agent| agent.row.spawn.restart);
+    if requested || policy == RestartPolicy::Never {
+        state.set_status(out, id, now, (AgentState::Error, StatusCause::SpawnFailed), text.clone());
+        let hint = refusal.error.hint.clone();
+        let action = hint.unwrap_or_else(|| format!("`ostler restart {id}` tries again"));
+        let text = format!("{id} cannot be started: {text}");
+        let alert = agent_alert(id, now, Severity::Critical, "spawn_failed", text, action);
+        state.alert(out, alert);
+        if let Some(agent) = state.agents.get_mut(id) {
+            fallback::want(out, agent, DesiredState::Stopped);
+        }
+    } else {
+        // It ran before: what hinders it may pass, a directory that is not mounted yet, say.
+        lost(state, out, id, relaunch::decide(policy, losses, 0, moment.random), now, "spawn_failed", &text);
     }
     afterwards(state, out, id, moment);
 }
@@ -233,51 +265,88 @@ pub(crate) fn launch_failed(
 pub(crate) fn host_gone(state: &mut State, out: &mut Outcome, gone: HostGone, moment: &Moment) {
     let now = moment.now;
     let id = gone.agent_id;
-    let keep_desired = gone.record.as_ref().is_some_and(|record| record.keep_desired);
+    let (keep_desired, stop_asked, last_seq) = gone
+        .record
+        .as_ref()
+        .map_or((false, false, 0), |record| (record.keep_desired, record.stop_asked, record.last_seq));
     if let Some(record) = gone.record {
         apply_status(state, out, record.status, now);
     }
     for message in gone.spool {
         output(state, out, message, None, now);
     }
+    tell_lost_output(state, out, &id, gone.run_id, last_seq, now);
     let Some(agent) = state.agents.get_mut(&id) else { return };
     let Some(run) = agent.run_mut(gone.run_id).filter(|run| run.phase != Phase::Gone) else { return };
     run.phase = Phase::Gone;
-    let (policy, losses, lived_ms) = (
-        agent.row.spawn.restart,
-        run_losses(agent),
-        now.as_millisecond() - run_start(agent, now).as_millisecond(),
-    );
+    let losses = run.losses;
+    let lived_ms = now.as_millisecond() - run.started_at.as_millisecond();
+    let policy = agent.row.spawn.restart;
     let was_live = agent.state().is_live();
     out.writes.push(Write::EndRun(gone.run_id, now));
     refuse_waiting(state, out, &id);
-    if !was_live {
+    if was_live && stop_asked {
+        // It was killed on its way to the end that was asked for: the end is what counts.
+        let text = "stopped on request; its host was killed meanwhile".to_owned();
+        state.set_status(out, &id, now, (AgentState::Terminated, StatusCause::Requested), text);
+    }
+    if !was_live || stop_asked {
         if !keep_desired && let Some(agent) = state.agents.get_mut(&id) {
             fallback::want(out, agent, DesiredState::Stopped);
         }
     } else {
-        lost(state, out, &id, relaunch::decide(policy, losses, lived_ms, moment.random), now);
+        let decision = relaunch::decide(policy, losses, lived_ms, moment.random);
+        let what = "its host vanished and its process tree was cleared";
+        lost(state, out, &id, decision, now, "host_lost", what);
     }
     afterwards(state, out, &id, moment);
 }
 
-fn run_losses(agent: &crate::agent::Agent) -> u32 {
-    agent.run.as_ref().map_or(0, |run| run.losses)
+/// Output the host had numbered and nobody has: its place in the log says so.
+fn tell_lost_output(
+    state: &mut State,
+    out: &mut Outcome,
+    id: &AgentId,
+    run_id: RunId,
+    last_seq: u64,
+    now: Timestamp,
+) {
+    let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run_mut(run_id)) else { return };
+    if run.phase == Phase::Gone || run.recorded >= last_seq {
+        return;
+    }
+    let from_seq = run.recorded + 1;
+    let dropped = OutputMessage {
+        agent_id: id.clone(),
+        run_id,
+        generation: run.status.generation,
+        seq: last_seq,
+        stream: OutputStream::Event,
+        data: None,
+        data_base64: None,
+        partial: false,
+        event: Some(AgentEvent::Dropped { from_seq, to_seq: last_seq, bytes: 0 }),
+        raw: None,
+        input_id: None,
+        timestamp: now,
+    };
+    output(state, out, dropped, None, now);
 }
 
-fn run_start(agent: &crate::agent::Agent, now: Timestamp) -> Timestamp {
-    agent.run.as_ref().map_or(now, |run| run.started_at)
-}
-
-/// The host vanished without a last word.
-fn lost(state: &mut State, out: &mut Outcome, id: &AgentId, decision: Decision, now: Timestamp) {
+/// The agent is not running and was to: `what` says why, `code` names it.
+fn lost(
+    state: &mut State,
+    out: &mut Outcome,
+    id: &AgentId,
+    decision: Decision,
+    now: Timestamp,
+    code: &str,
+    what: &str,
+) {
+    let cause = if code == "host_lost" { StatusCause::HostLost } else { StatusCause::SpawnFailed };
     let wanted = state.agents.get(id).is_some_and(|agent| agent.row.desired == DesiredState::Running);
-    let (text, severity) = match decision {
+    let (status, text, severity) = match decision {
         Decision::After(wait_ms, losses) if wanted && state.down.is_none() => {
-            let text = format!(
-                "its host vanished and its process tree was cleared; it is started again in {wait_ms} ms"
-            );
-            state.set_status(out, id, now, (AgentState::Starting, StatusCause::HostLost), text.clone());
             if let Some(agent) = state.agents.get_mut(id) {
                 let wait = jiff::SignedDuration::from_millis(i64::try_from(wait_ms).unwrap_or(i64::MAX));
                 agent.relaunch_at =
@@ -286,30 +355,26 @@ fn lost(state: &mut State, out: &mut Outcome, id: &AgentId, decision: Decision, 
                     run.losses = losses;
                 }
             }
-            (text, Severity::Warning)
+            let text = format!("{what}; it is started again in {wait_ms} ms");
+            ((AgentState::Starting, cause), text, Severity::Warning)
         }
         Decision::Loop(losses) => {
-            let text = format!("its host vanished {losses} times in a row; it is not started again");
-            state.set_status(out, id, now, (AgentState::Error, StatusCause::CrashLoop), text.clone());
-            if let Some(agent) = state.agents.get_mut(id) {
-                fallback::want(out, agent, DesiredState::Stopped);
-            }
-            (text, Severity::Critical)
+            let text = format!("{what}, {losses} times in a row; it is not started again");
+            ((AgentState::Error, StatusCause::CrashLoop), text, Severity::Critical)
         }
         Decision::After(..) | Decision::Leave => {
-            let text = "its host vanished and its process tree was cleared".to_owned();
-            state.set_status(out, id, now, (AgentState::Error, StatusCause::HostLost), text.clone());
-            if let Some(agent) = state.agents.get_mut(id)
-                && decision == Decision::Leave
-            {
-                fallback::want(out, agent, DesiredState::Stopped);
-            }
-            (text, Severity::Critical)
+            ((AgentState::Error, cause), what.to_owned(), Severity::Critical)
         }
     };
+    state.set_status(out, id, now, status, text.clone());
+    if !matches!(decision, Decision::After(..))
+        && let Some(agent) = state.agents.get_mut(id)
+    {
+        fallback::want(out, agent, DesiredState::Stopped);
+    }
     let action =
         format!("the host's log is below agents/{id}/runs in the state directory; `ostler status {id}`");
-    let alert = agent_alert(id, now, severity, "host_lost", format!("{id}: {text}"), action);
+    let alert = agent_alert(id, now, severity, code, format!("{id}: {text}"), action);
     state.alert(out, alert);
 }
 
@@ -335,11 +400,24 @@ fn afterwards(state: &mut State, out: &mut Outcome, id: &AgentId, moment: &Momen
         Afterwards::Start => {
             let waiting = agent.run.as_mut().map(|run| std::mem::take(&mut run.waiting)).unwrap_or_default();
             fallback::want(out, agent, DesiredState::Running);
-            state.start_run(out, id, 0, moment);
+            // A request to spawn waits here; to restart was answered at once.
+            let spawn_subject = Subject::spawn(id).to_string();
+            let spawned = waiting.iter().any(|message| message.subject == spawn_subject);
+            let origin = if spawned { Origin::Spawn } else { Origin::Restart };
+            state.start_run(out, id, 0, origin, moment);
             if let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run.as_mut()) {
                 run.waiting = waiting;
             }
         }
         Afterwards::Remove(message) => remove::finish(state, out, id, message, moment.now),
+    }
+}
+
+/// The sizes of the logs as they were found.
+pub(crate) fn log_sizes(state: &mut State, sizes: Vec<(AgentId, u64)>) {
+    for (id, bytes) in sizes {
+        if let Some(agent) = state.agents.get_mut(&id) {
+            agent.log_bytes += bytes;
+        }
     }
 }

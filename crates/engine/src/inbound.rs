@@ -2,16 +2,40 @@
 
 use ostler_client::Message;
 use ostler_wire::{
-    AgentId, AgentTopic, ErrorCode, ErrorReply, HeartbeatMessage, InvalidSubject, NodeId, OutputMessage,
-    SpawnRequest, StatusMessage, Subject,
+    AgentEvent, AgentId, AgentTopic, ErrorCode, ErrorReply, HeartbeatMessage, InvalidSubject, NodeId,
+    OutputMessage, SpawnRequest, StatusMessage, Subject,
 };
 use serde::de::DeserializeOwned;
 
-use crate::Node;
 use crate::event::{Event, Query};
 
+/// Where hosts answer when the engine asks for their state.
+pub(crate) const STATUS_INBOX: &str = "_INBOX.engine.status";
+
+/// What a message asks of the loop.
+#[derive(Debug)]
+pub(crate) enum Inbound {
+    /// To decide it.
+    Event(Event),
+    /// To ask the machine about a new agent first, beside the loop: a directory may hang.
+    Check { agent: AgentId, request: Box<SpawnRequest>, message: Message },
+}
+
+impl From<Event> for Inbound {
+    fn from(event: Event) -> Self {
+        Self::Event(event)
+    }
+}
+
 /// Reads one message; `None` when it is not for the engine.
-pub(crate) fn event(mut message: Message, own_node: &NodeId, node: &dyn Node) -> Option<Event> {
+pub(crate) fn read_message(mut message: Message, own_node: &NodeId) -> Option<Inbound> {
+    if message.subject == STATUS_INBOX {
+        // A host's answer to our own question; a refusal is no state.
+        return message.json().ok().map(|status: StatusMessage| Event::Status(Box::new(status)).into());
+    }
+    if message.reply.as_deref() == Some(STATUS_INBOX) {
+        return None;
+    }
     if message.reply.is_some() && message.reply_inbox().is_none() {
         tracing::warn!(
             subject = message.subject,
@@ -21,34 +45,41 @@ pub(crate) fn event(mut message: Message, own_node: &NodeId, node: &dyn Node) ->
         message.reply = None;
     }
     match Subject::parse(&message.subject) {
-        Ok(Subject::Agent(agent, topic)) => agent_event(agent, topic, message, node),
-        Ok(Subject::NodeInfo(id)) if id == *own_node => Some(Event::Query(Query::Info, message)),
-        Ok(Subject::NodeAgents(id)) if id == *own_node => Some(Event::Query(Query::List, message)),
-        Ok(Subject::NodeEvents(id)) if id == *own_node => {
-            Some(read(message, |request, message| Event::Query(Query::Events(request), message)))
-        }
-        Ok(Subject::NodeDown(id)) if id == *own_node => {
-            Some(read(message, |request, message| Event::Down { request, message: Some(message) }))
-        }
-        Ok(_) => None,
+        Ok(Subject::Agent(agent, AgentTopic::Spawn)) => Some(match message.json() {
+            Ok(request) => Inbound::Check { agent, request: Box::new(request), message },
+            Err(refusal) => Event::Refuse { refusal, message }.into(),
+        }),
+        Ok(subject) => event(subject, message, own_node).map(Inbound::Event),
         Err(InvalidSubject::Id(error)) => {
-            Some(Event::Refuse { refusal: ErrorReply::new(ErrorCode::InvalidId, error.to_string()), message })
+            let refusal = ErrorReply::new(ErrorCode::InvalidId, error.to_string());
+            Some(Event::Refuse { refusal, message }.into())
         }
         Err(error @ InvalidSubject::Unknown(_)) => {
-            // A hook's request goes to its own server; anything else below our names deserves an answer.
+            // Anything below our names deserves an answer.
             let refusal = ErrorReply::new(ErrorCode::Unsupported, error.to_string())
                 .hint("docs/protocol.md lists every subject");
-            Some(Event::Refuse { refusal, message })
+            Some(Event::Refuse { refusal, message }.into())
         }
     }
 }
 
-fn agent_event(agent: AgentId, topic: AgentTopic, message: Message, node: &dyn Node) -> Option<Event> {
+fn event(subject: Subject, message: Message, own_node: &NodeId) -> Option<Event> {
+    match subject {
+        Subject::Agent(agent, topic) => agent_event(agent, topic, message),
+        Subject::NodeInfo(id) if id == *own_node => Some(Event::Query(Query::Info, message)),
+        Subject::NodeAgents(id) if id == *own_node => Some(Event::Query(Query::List, message)),
+        Subject::NodeEvents(id) if id == *own_node => {
+            Some(read(message, |request, message| Event::Query(Query::Events(request), message)))
+        }
+        Subject::NodeDown(id) if id == *own_node => {
+            Some(read(message, |request, message| Event::Down { request, message: Some(message) }))
+        }
+        _ => None,
+    }
+}
+
+fn agent_event(agent: AgentId, topic: AgentTopic, message: Message) -> Option<Event> {
     match topic {
-        AgentTopic::Spawn => Some(read(message, |request: SpawnRequest, message| {
-            let checked = node.check(&request);
-            Event::Spawn { agent, request: Box::new(request), checked, message }
-        })),
         AgentTopic::Remove => {
             Some(read(message, |request, message| Event::Remove { agent, request, message }))
         }
@@ -68,10 +99,13 @@ fn agent_event(agent: AgentId, topic: AgentTopic, message: Message, node: &dyn N
         AgentTopic::Heartbeat => fact(&agent, &message, |beat: &HeartbeatMessage| &beat.agent_id)
             .map(|beat| Event::Heartbeat(Box::new(beat))),
         AgentTopic::Output => fact(&agent, &message, |output: &OutputMessage| &output.agent_id)
+            .filter(has_sound_numbers)
             .map(|output| Event::Output { output: Box::new(output), reply: message.reply }),
-        AgentTopic::Shutdown | AgentTopic::Hook(_) | AgentTopic::StopRequest | AgentTopic::StopResponse => {
-            None
-        }
+        AgentTopic::Spawn
+        | AgentTopic::Shutdown
+        | AgentTopic::Hook(_)
+        | AgentTopic::StopRequest
+        | AgentTopic::StopResponse => None,
     }
 }
 
@@ -104,4 +138,19 @@ fn fact<T: DeserializeOwned>(
             None
         }
     }
+}
+
+/// Numbers that can be counted on and kept: SQLite's largest is 2^63 - 1.
+fn has_sound_numbers(output: &OutputMessage) -> bool {
+    let first = match &output.event {
+        Some(AgentEvent::Dropped { from_seq, to_seq, .. }) if *to_seq == output.seq => *from_seq,
+        Some(AgentEvent::Dropped { .. }) => 0,
+        _ => output.seq,
+    };
+    let sound =
+        (1..=output.seq).contains(&first) && i64::try_from(output.seq).is_ok_and(|seq| seq < i64::MAX);
+    if !sound {
+        tracing::warn!(agent = %output.agent_id, seq = output.seq, "an output with impossible numbers");
+    }
+    sound
 }

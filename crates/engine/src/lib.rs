@@ -17,9 +17,8 @@
 //!
 //! # When the disk is full
 //!
-//! A batch that cannot be written is kept and tried again every second. Until it is written nothing of it is
-//! announced, requests that would write are refused with `storage_failed`, output is left unacknowledged so that the
-//! hosts keep it, and reading goes on.
+//! A batch that cannot be written is kept and tried again every second; nothing of it is announced until it is written.
+//! `storage.rs` says what is served meanwhile.
 #![forbid(unsafe_code)]
 
 mod agent;
@@ -28,16 +27,19 @@ mod control;
 mod event;
 mod facts;
 mod inbound;
+mod inputs;
 mod node;
 mod outcome;
 mod pages;
+mod perform;
 mod reconcile;
 mod relaunch;
 mod run;
 mod stale;
 mod state;
+mod storage;
 #[cfg(test)]
 mod tests;
 
 pub use node::{Adoption, HostGone, LaunchPlan, Node, Notice};
-pub use run::{Ended, Error, Handle, Options, start};
+pub use run::{About, Ended, Error, Handle, Limits, Options, start};

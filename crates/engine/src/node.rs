@@ -15,6 +15,8 @@ pub struct LaunchPlan {
     pub run_id: RunId,
     /// How the agent is to be run.
     pub spawn: SpawnRequest,
+    /// True when the first prompt was given to an earlier run, if it was given at all.
+    pub prompted: bool,
 }
 
 /// What is left of a run whose host ended.

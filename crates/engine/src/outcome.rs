@@ -19,6 +19,8 @@ pub(crate) enum Effect {
     Publish { subject: Subject, payload: Bytes },
     /// Send a request again that came before its host could hear it.
     Forward(Message),
+    /// Ask a host for its state.
+    AskStatus(AgentId),
     /// Start a host.
     Launch(Box<LaunchPlan>),
     /// Clear an agent's credentials and files away.

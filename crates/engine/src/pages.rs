@@ -25,7 +25,7 @@ pub(crate) fn apply(state: &State, out: &mut Outcome, query: Query, message: Mes
         Query::Logs(agent, request) => {
             let query = LogsQuery {
                 agent,
-                after: request.after,
+                after: request.after.map(within_reach),
                 since: request.since,
                 tail: request.tail,
                 limit: clamp(request.limit, LOGS_LIMIT),
@@ -34,7 +34,7 @@ pub(crate) fn apply(state: &State, out: &mut Outcome, query: Query, message: Mes
         }
         Query::Events(request) => {
             let query = EventsQuery {
-                after: request.after,
+                after: request.after.map(within_reach),
                 since: request.since,
                 agent: request.agent_id,
                 limit: clamp(request.limit, EVENTS_LIMIT),
@@ -46,6 +46,11 @@ pub(crate) fn apply(state: &State, out: &mut Outcome, query: Query, message: Mes
 
 fn clamp(asked: Option<u32>, (default, max): (u32, u32)) -> u32 {
     asked.unwrap_or(default).clamp(1, max)
+}
+
+/// No position lies beyond SQLite's largest number.
+fn within_reach(after: u64) -> u64 {
+    after.min(i64::MAX as u64)
 }
 
 fn info(state: &State) -> NodeInfo {

@@ -5,7 +5,7 @@ use ostler_wire::{DashboardState, DesiredState, EventRecord, JsonMap, Subject};
 
 use crate::agent::{Agent, Phase};
 use crate::outcome::Outcome;
-use crate::state::{Moment, Policy, State};
+use crate::state::{Moment, Origin, Policy, State};
 use crate::{Adoption, Node, facts};
 
 /// What the database says.
@@ -23,11 +23,6 @@ pub(crate) fn load(store: &Store, policy: Policy) -> Result<Loaded, ostler_store
         let mut state = State::new(policy, event_seq);
         for (row, run) in reader.agents()? {
             state.agents.insert(row.agent_id.clone(), Agent::new(row, run));
-        }
-        for (id, bytes) in reader.output_sizes()? {
-            if let Some(agent) = state.agents.get_mut(&id) {
-                agent.log_bytes = bytes;
-            }
         }
         let query =
             ostler_store::EventsQuery { after: Some(announced), since: None, agent: None, limit: 1000 };
@@ -77,8 +72,9 @@ pub(crate) fn reconcile(loaded: Loaded, node: &dyn Node, moment: &Moment) -> (St
         .map(|agent| agent.id().clone())
         .collect();
     for id in to_start {
-        state.start_run(&mut out, &id, 0, moment);
+        state.start_run(&mut out, &id, 0, Origin::Recovery, moment);
     }
+    facts::ask_silent(&state, &mut out);
     let snapshot =
         DashboardState::Snapshot { seq: state.event_seq, node: node_id, agents: state.summaries() };
     out.publish(Subject::DashboardState, &snapshot);

@@ -3,7 +3,7 @@
 use ostler_wire::{RestartPolicy, Timestamp};
 
 use crate::outcome::Outcome;
-use crate::state::{Moment, State};
+use crate::state::{Moment, Origin, State};
 
 /// A run that lived this long makes the losses before it forgotten.
 const STABLE_MS: i64 = 60_000;
@@ -50,7 +50,7 @@ pub(crate) fn tick(state: &mut State, out: &mut Outcome, moment: &Moment) {
         .map(|agent| (agent.id().clone(), agent.run.as_ref().map_or(0, |run| run.losses)))
         .collect();
     for (id, losses) in due {
-        state.start_run(out, &id, losses, moment);
+        state.start_run(out, &id, losses, Origin::Recovery, moment);
     }
 }
 

@@ -8,6 +8,9 @@ use crate::state::{State, agent_alert};
 /// Heartbeats that may be missed.
 const MISSED_MAX: i64 = 3;
 
+/// A gap between two ticks, which come every second, that no load explains.
+const GAP_MS: i128 = 10_000;
+
 /// True when nothing was heard for three heartbeats. Pure; `last` and `now` are wall-clock times.
 pub(crate) fn is_stale(last: Timestamp, now: Timestamp, heartbeat_ms: u64) -> bool {
     let silent_ms = now.as_millisecond() - last.as_millisecond();
@@ -16,6 +19,7 @@ pub(crate) fn is_stale(last: Timestamp, now: Timestamp, heartbeat_ms: u64) -> bo
 
 pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
     let heartbeat_ms = state.policy.heartbeat_ms;
+    forgive_sleep(state, now);
     let stale: Vec<_> = state
         .agents
         .values_mut()
@@ -42,6 +46,18 @@ pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
         let node = state.policy.node.clone();
         let beat = NodeHeartbeat { node: node.clone(), agents_live: state.agents_live(), timestamp: now };
         out.publish(Subject::NodeHeartbeat(node), &beat);
+    }
+}
+
+/// Time that passed while nobody ticked, because the machine slept or its clock was set, is nobody's silence.
+fn forgive_sleep(state: &mut State, now: Timestamp) {
+    let Some(before) = state.ticked.replace(now) else { return };
+    let gap = now.duration_since(before);
+    if gap.as_millis() < GAP_MS {
+        return;
+    }
+    for last in state.agents.values_mut().filter_map(|agent| agent.last_heard.as_mut()) {
+        *last = last.saturating_add(gap).unwrap_or(now).min(now);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ostler_client::Message;
 use ostler_store::{RunRow, Write};
 use ostler_wire::{
     AgentId, AgentState, AgentSummary, AlertMessage, DashboardState, EventRecord, JsonMap, NodeId, RunId,
@@ -11,7 +12,10 @@ use ostler_wire::{
 use crate::agent::{Agent, Phase, Run};
 use crate::control::down::Down;
 use crate::outcome::{Effect, Outcome};
-use crate::{LaunchPlan, Options};
+use crate::{About, LaunchPlan, Limits};
+
+/// Runs of an agent that stay in the database.
+const RUNS_KEPT: u32 = 20;
 
 /// What comes from outside the state with every event: time, chance and new ids.
 #[derive(Debug)]
@@ -39,19 +43,30 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    pub(crate) fn of(options: &Options) -> Self {
+    pub(crate) fn new(node: &NodeId, about: About, limits: Limits) -> Self {
         Self {
-            node: options.node_id.clone(),
-            version: options.version.clone(),
+            node: node.clone(),
+            version: about.version,
             pid: std::process::id(),
-            bus_url: options.bus_url.clone(),
-            state_dir: options.state_dir.clone(),
-            started_at: options.started_at,
-            heartbeat_ms: options.heartbeat_ms,
-            log_bytes_max: options.log_bytes_max,
-            events_max: options.events_max,
+            bus_url: about.bus_url,
+            state_dir: about.state_dir,
+            started_at: about.started_at,
+            heartbeat_ms: limits.heartbeat_ms,
+            log_bytes_max: limits.log_bytes_max,
+            events_max: limits.events_max,
         }
     }
+}
+
+/// Why a run is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// By a spawn request: its first prompt is given.
+    Spawn,
+    /// Somebody asked to start it again.
+    Restart,
+    /// The daemon brings it back: it was lost, or is wanted from before.
+    Recovery,
 }
 
 /// Everything the engine knows.
@@ -65,11 +80,13 @@ pub(crate) struct State {
     pub(crate) down: Option<Down>,
     /// When the node's own heart last beat.
     pub(crate) node_beat: Option<Timestamp>,
+    /// When time was last an event.
+    pub(crate) ticked: Option<Timestamp>,
 }
 
 impl State {
     pub(crate) fn new(policy: Policy, event_seq: u64) -> Self {
-        Self { policy, agents: BTreeMap::new(), event_seq, down: None, node_beat: None }
+        Self { policy, agents: BTreeMap::new(), event_seq, down: None, node_beat: None, ticked: None }
     }
 
     pub(crate) fn summaries(&self) -> Vec<AgentSummary> {
@@ -78,6 +95,19 @@ impl State {
 
     pub(crate) fn agents_live(&self) -> u32 {
         self.agents.values().filter(|agent| agent.state().is_live()).count() as u32
+    }
+
+    /// True when the agent's host answers its own requests.
+    pub(crate) fn is_heard(&self, id: &AgentId) -> bool {
+        self.agents.get(id).is_some_and(Agent::is_heard)
+    }
+
+    /// The requests that wait for hosts that were not started yet.
+    pub(crate) fn take_unlaunched(&mut self) -> Vec<Message> {
+        let runs = self.agents.values_mut().filter_map(|agent| agent.run.as_mut());
+        runs.filter(|run| run.phase == Phase::Launching)
+            .flat_map(|run| std::mem::take(&mut run.waiting))
+            .collect()
     }
 
     /// Records that something happened, and announces it as a numbered delta.
@@ -123,7 +153,14 @@ impl State {
     /// Starts a new run of an agent: written first, launched after.
     ///
     /// The agent must have no host; its desired state is the caller's business.
-    pub(crate) fn start_run(&mut self, out: &mut Outcome, id: &AgentId, losses: u32, moment: &Moment) {
+    pub(crate) fn start_run(
+        &mut self,
+        out: &mut Outcome,
+        id: &AgentId,
+        losses: u32,
+        origin: Origin,
+        moment: &Moment,
+    ) {
         let Some(agent) = self.agents.get_mut(id) else { return };
         debug_assert!(!agent.has_host(), "{id} has a host already");
         let run_id = (moment.new_run)();
@@ -157,7 +194,9 @@ impl State {
             started_at: now,
             ended_at: None,
         }));
-        let plan = LaunchPlan { agent_id: id.clone(), run_id, spawn: agent.row.spawn.clone() };
+        out.writes.push(Write::TrimRuns(id.clone(), RUNS_KEPT));
+        let spawn = agent.row.spawn.clone();
+        let plan = LaunchPlan { agent_id: id.clone(), run_id, spawn, prompted: origin != Origin::Spawn };
         out.effects.push(Effect::Launch(Box::new(plan)));
         agent.run = Some(Run {
             id: run_id,
@@ -166,6 +205,7 @@ impl State {
             recorded: 0,
             rewound: None,
             losses,
+            requested: origin != Origin::Recovery,
             started_at: now,
             waiting: Vec::new(),
         });

@@ -202,9 +202,119 @@ fn stopping_an_agent_that_waits_to_be_replaced_cancels_the_wait() {
     let mut world = World::running("a", RestartPolicy::Always);
     world.gone("a", None);
     let reply: ControlReply = only_answer(&world.control("a", AgentTopic::Stop));
-    assert!(reply.changed);
+    assert_eq!((reply.changed, reply.state), (true, AgentState::Terminated));
     assert_eq!(launches(&world.tick(60_000)), 0);
     assert_eq!(world.desired("a"), DesiredState::Stopped);
+}
+
+#[test]
+fn a_stop_that_was_accepted_is_kept_though_the_host_is_killed_before_the_end() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    let mut record = world.record(world.status_of("a", AgentState::Stopping, 5), false);
+    record.stop_asked = true;
+    world.gone("a", Some(record));
+    assert_eq!(world.state.agents[&id("a")].state(), AgentState::Terminated);
+    assert_eq!(world.desired("a"), DesiredState::Stopped);
+    assert_eq!(launches(&world.tick(60_000)), 0);
+}
+
+#[test]
+fn output_that_went_with_its_host_is_told_in_the_log() {
+    let mut world = World::running("a", RestartPolicy::Never);
+    world.output("a", 1, None);
+    let mut record = world.record(world.status_of("a", AgentState::Active, 5), false);
+    record.last_seq = 9;
+    let out = world.gone("a", Some(record));
+    assert_eq!(recorded(&out), [9]);
+    assert_eq!(alerts(&out)[0].code, "output_dropped");
+}
+
+#[test]
+fn the_first_prompt_is_given_to_the_run_that_was_spawned_and_to_no_later_one() {
+    let mut world = World::new();
+    let spawn =
+        SpawnRequest { prompt: Some("go".into()), restart: RestartPolicy::Always, ..SpawnRequest::default() };
+    let prompted = |out: &Outcome| {
+        out.effects
+            .iter()
+            .find_map(|effect| match effect {
+                Effect::Launch(plan) => Some(plan.prompted),
+                _ => None,
+            })
+            .expect("a launch")
+    };
+    assert!(!prompted(&world.spawn("a", spawn)));
+    world.status("a", AgentState::Active, 1);
+    world.gone("a", None);
+    assert!(prompted(&world.tick(60_000)));
+}
+
+#[test]
+fn a_host_that_cannot_be_started_again_is_tried_again_and_one_that_was_asked_for_is_refused() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    let failed = |world: &mut World| {
+        let (agent, run) = (id("a"), world.run("a"));
+        let refusal = ErrorReply::new(ErrorCode::MissingDirectory, "not mounted");
+        world.apply(Event::LaunchFailed { agent, run, refusal })
+    };
+    world.gone("a", None);
+    world.tick(60_000);
+    failed(&mut world);
+    assert_eq!(world.desired("a"), DesiredState::Running);
+    assert_eq!(launches(&world.tick(60_000)), 1);
+
+    world.status("a", AgentState::Terminated, 50);
+    world.control("a", AgentTopic::Restart);
+    world.gone("a", None);
+    failed(&mut world);
+    assert_eq!(world.desired("a"), DesiredState::Stopped);
+    assert_eq!(world.state.agents[&id("a")].state(), AgentState::Error);
+}
+
+#[test]
+fn a_host_that_is_not_heard_is_asked_for_its_state() {
+    let mut world = World::new();
+    world.spawn("a", SpawnRequest::default());
+    let (agent, run) = (id("a"), world.run("a"));
+    world.apply(Event::Launched { agent, run });
+    let asked = |out: &Outcome| out.effects.iter().any(|effect| matches!(effect, Effect::AskStatus(_)));
+    assert!(asked(&world.tick(1000)));
+    // Its answer may be as old as what is known: it is heard all the same.
+    let out = world.status("a", AgentState::Starting, 0);
+    assert_eq!(answers(&out).len(), 1);
+    assert!(!asked(&world.tick(1000)));
+}
+
+#[test]
+fn a_sleeping_machine_makes_no_agent_stale() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    world.tick(1000);
+    assert!(alerts(&world.tick(8 * 3_600_000)).is_empty());
+    assert!(!world.state.agents[&id("a")].degraded);
+}
+
+#[test]
+fn an_agents_own_heartbeat_does_not_hide_that_its_host_hangs() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    for _ in 0..50 {
+        world.tick(1000);
+        let beat = serde_json::from_value(serde_json::json!({
+            "agent_id": "a", "status": "working", "timestamp": "2026-01-01T00:00:00Z"
+        }));
+        world.apply(Event::Heartbeat(Box::new(beat.unwrap())));
+    }
+    assert!(world.state.agents[&id("a")].degraded);
+}
+
+#[test]
+fn who_asks_twice_to_go_down_is_answered_twice() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    for _ in 0..2 {
+        let message = Some(request("node.local.down"));
+        world.apply(Event::Down { request: DownRequest::default(), message });
+    }
+    world.end("a", AgentState::Terminated, StatusCause::Requested, true);
+    assert_eq!(answers(&world.tick(1000)).len(), 2);
 }
 
 #[test]
@@ -258,10 +368,12 @@ fn going_down_alone_leaves_the_agents() {
 #[test]
 fn three_missed_heartbeats_degrade_an_agent_once_and_the_next_word_mends_it() {
     let mut world = World::running("a", RestartPolicy::Always);
-    assert!(alerts(&world.tick(45_000)).is_empty());
+    for second in 0..=45 {
+        assert!(alerts(&world.tick(1000 * i64::from(second > 0))).is_empty(), "{second}");
+    }
     let out = world.tick(1);
     assert_eq!(alerts(&out)[0].code, "heartbeat_missed");
-    assert!(alerts(&world.tick(60_000)).is_empty(), "told once");
+    assert!(alerts(&world.tick(9_000)).is_empty(), "told once");
     assert!(world.state.agents[&id("a")].degraded);
     let out = world.status("a", AgentState::Active, 9);
     assert!(!world.state.agents[&id("a")].degraded);
@@ -430,8 +542,13 @@ impl World {
     fn end(&mut self, agent: &str, state: AgentState, cause: StatusCause, keep_desired: bool) -> Outcome {
         let mut status = self.status_of(agent, state, 1000);
         status.cause = cause;
+        let record = self.record(status, keep_desired);
+        self.gone(agent, Some(record))
+    }
+
+    fn record(&self, status: StatusMessage, keep_desired: bool) -> HostRecord {
         let process = ProcessIdentity { pid: 70, start_time: 1 };
-        let record = HostRecord {
+        HostRecord {
             run_id: status.run_id,
             host: process,
             guard: process,
@@ -440,9 +557,9 @@ impl World {
             status,
             last_seq: 0,
             keep_desired,
+            stop_asked: false,
             updated_at: self.now,
-        };
-        self.gone(agent, Some(record))
+        }
     }
 
     fn desired(&self, agent: &str) -> DesiredState {

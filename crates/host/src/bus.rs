@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
 use ostler_client::{Bus, Client, Connection, Error, Message, Options};
-use ostler_wire::{AgentId, OutputAck, RunSpec};
+use ostler_wire::{AgentId, OutputAck, RunSpec, Subject};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -61,7 +61,7 @@ pub(crate) fn start(spec: &RunSpec) -> (mpsc::Sender<Outgoing>, mpsc::Receiver<B
         Bus::File(spec.endpoint_file.clone()),
         &spec.key_file,
     )
-    .inbox_prefix(format!("_INBOX.host-{}", spec.agent_id))
+    .inbox_prefix(Subject::host_inbox(&spec.agent_id))
     .without_reconnect();
     let task = Task { agent_id: spec.agent_id.clone(), options, event_tx, outgoing_rx };
     let joined = tokio::spawn(async move {

@@ -158,6 +158,8 @@ pub(crate) enum Effect {
     Record,
     /// Keep the session's id, or forget it.
     SaveSession(Option<String>),
+    /// Note that the first prompt was given.
+    Prompted,
     /// Measure the tree and publish a heartbeat.
     Beat,
     /// Log it: something an operator may want to know.
@@ -267,6 +269,11 @@ impl Core {
     /// True when a stop asked to keep the desired state.
     pub(crate) fn keep_desired(&self) -> bool {
         self.keep_desired
+    }
+
+    /// True once a stop or kill was accepted.
+    pub(crate) fn stop_asked(&self) -> bool {
+        self.stop_asked.is_some()
     }
 
     /// What is known of the process.
@@ -383,7 +390,8 @@ impl Core {
     }
 
     fn terminate(&mut self, fx: &mut Vec<Effect>) {
-        self.keep_desired = true;
+        // A plain stop that came before stays one.
+        self.keep_desired |= self.stop_asked.is_none();
         if self.stop_asked.is_none() && !self.view.is_final() {
             self.stop_asked = Some(false);
             self.announce_shutdown(Some("the machine shuts down"), false, fx);

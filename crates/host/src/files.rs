@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use ostler_wire::{HOST_FILE, HostRecord, RunSpec, SESSION_FILE, SPEC_FILE, SPOOL_FILE};
+use ostler_wire::{HOST_FILE, HostRecord, PROMPTED_FILE, RunSpec, SESSION_FILE, SPEC_FILE, SPOOL_FILE};
 
 /// The longest session id that is believed, in bytes; they are UUIDs.
 const SESSION_BYTES_MAX: u64 = 1024;
@@ -63,6 +63,21 @@ pub(crate) fn write_session(agent_dir: &Path, session: Option<&str>) -> Result<(
         },
     }
     .map_err(|error| Error::new("cannot write", &path, &error))
+}
+
+/// True when an earlier run was given the first prompt.
+pub(crate) fn is_prompted(agent_dir: &Path) -> bool {
+    agent_dir.join(PROMPTED_FILE).exists()
+}
+
+/// Notes that the first prompt was given.
+///
+/// # Errors
+///
+/// Names the file; the next run would give the prompt again.
+pub(crate) fn mark_prompted(agent_dir: &Path) -> Result<(), Error> {
+    let path = agent_dir.join(PROMPTED_FILE);
+    replace(&path, b"").map_err(|error| Error::new("cannot write", &path, &error))
 }
 
 /// Writes the host's record.

@@ -105,7 +105,10 @@ fn now() -> Now {
 }
 
 impl Host {
-    fn start(spec: RunSpec, guard: GuardHandle) -> std::io::Result<Self> {
+    fn start(mut spec: RunSpec, guard: GuardHandle) -> std::io::Result<Self> {
+        if files::is_prompted(&spec.agent_dir) {
+            spec.spawn.prompt = None;
+        }
         let session = files::read_session(&spec.agent_dir);
         let adapter = ostler_agents::adapter(spec.spawn.kind);
         let (outgoing_tx, bus_rx, bus) = bus::start(&spec);
@@ -302,6 +305,7 @@ impl Host {
                 bounded_push(&mut self.mail, (self.core.last_seq(), subject, payload));
             }
             Effect::Record => self.record(),
+            Effect::Prompted => log_error(files::mark_prompted(&self.core.spec().agent_dir)),
             Effect::SaveSession(session) => {
                 log_error(files::write_session(&self.core.spec().agent_dir, session.as_deref()));
             }
@@ -434,6 +438,7 @@ impl Host {
             status: self.core.status(now),
             last_seq: self.core.last_seq(),
             keep_desired: self.core.keep_desired(),
+            stop_asked: self.core.stop_asked(),
             updated_at: now.wall,
         };
         log_error(files::write_record(&spec.run_dir, &record));

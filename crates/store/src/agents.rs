@@ -95,6 +95,18 @@ pub(crate) fn start_run(transaction: &Transaction<'_>, row: &RunRow) -> Result<(
         .map_err(Error::sqlite("starting a run"))
 }
 
+/// Forgets all but the last runs of an agent.
+pub(crate) fn trim_runs(transaction: &Transaction<'_>, agent: &AgentId, keep: u32) -> Result<(), Error> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM runs WHERE agent_id = ?1 AND rowid NOT IN
+               (SELECT rowid FROM runs WHERE agent_id = ?1 ORDER BY rowid DESC LIMIT ?2)",
+        )
+        .and_then(|mut statement| statement.execute(params![agent.as_str(), keep]))
+        .map(drop)
+        .map_err(Error::sqlite("trimming runs"))
+}
+
 pub(crate) fn update_run(transaction: &Transaction<'_>, status: &StatusMessage) -> Result<(), Error> {
     transaction
         .prepare_cached("UPDATE runs SET status = ?2 WHERE run_id = ?1")
@@ -147,7 +159,7 @@ fn last_run(connection: &Connection, agent: &AgentId) -> Result<Option<RunRow>, 
     let found = connection
         .prepare_cached(
             "SELECT run_id, status, recorded, host_losses, started_at, ended_at FROM runs
-             WHERE agent_id = ?1 ORDER BY started_at DESC, run_id DESC LIMIT 1",
+             WHERE agent_id = ?1 ORDER BY rowid DESC LIMIT 1",
         )
         .and_then(|mut statement| {
             statement

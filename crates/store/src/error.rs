@@ -58,7 +58,16 @@ impl Error {
         move |source| {
             use rusqlite::ErrorCode as Code;
             match source.sqlite_error_code() {
-                Some(Code::DiskFull | Code::ReadOnly | Code::SystemIoFailure | Code::CannotOpen) => {
+                Some(
+                    Code::DiskFull
+                    | Code::ReadOnly
+                    | Code::SystemIoFailure
+                    | Code::CannotOpen
+                    // Another program holds it; ours is the only one that should, but a person may look inside.
+                    | Code::DatabaseBusy
+                    | Code::DatabaseLocked
+                    | Code::OutOfMemory,
+                ) => {
                     Self::NotWritable(source.to_string())
                 }
                 _ => Self::Sqlite { operation, source },

@@ -11,6 +11,9 @@ use crate::Error;
 /// Every migration, oldest first; the version is the place in this list, from 1.
 const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_agents_runs_output_events.sql")];
 
+/// How long a lock of another program is waited for before the caller is told.
+const BUSY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Opens for writing and brings the schema up to date.
 pub(crate) fn open_writer(path: &Path) -> Result<Connection, Error> {
     let damaged = |error: rusqlite::Error| match error.sqlite_error_code() {
@@ -23,7 +26,7 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, Error> {
     // When that fails, SQLite says why.
     drop(std::fs::File::options().append(true).create(true).mode(0o600).open(path));
     let mut connection = Connection::open(path).map_err(damaged)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(damaged)?;
+    connection.busy_timeout(BUSY_PATIENCE).map_err(damaged)?;
     connection.pragma_update(None, "journal_mode", "wal").map_err(damaged)?;
     // FULL: an acknowledged commit survives a power cut. Group commit shares the fsync.
     connection.pragma_update(None, "synchronous", "full").map_err(damaged)?;
@@ -49,6 +52,6 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, Error> {
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, Error> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(Error::sqlite("opening a reader"))?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(Error::sqlite("opening a reader"))?;
+    connection.busy_timeout(BUSY_PATIENCE).map_err(Error::sqlite("opening a reader"))?;
     Ok(connection)
 }

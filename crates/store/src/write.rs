@@ -16,6 +16,8 @@ pub enum Write {
     RemoveAgent(AgentId),
     /// A run begins.
     StartRun(RunRow),
+    /// All but the last so many runs of an agent are forgotten.
+    TrimRuns(AgentId, u32),
     /// The run's last known status.
     UpdateRun(Box<StatusMessage>),
     /// The run's host is gone.
@@ -47,6 +49,7 @@ impl Write {
             Self::SetDesired(agent, desired) => agents::set_desired(transaction, agent, *desired),
             Self::RemoveAgent(agent) => agents::remove(transaction, agent),
             Self::StartRun(row) => agents::start_run(transaction, row),
+            Self::TrimRuns(agent, keep) => agents::trim_runs(transaction, agent, *keep),
             Self::UpdateRun(status) => agents::update_run(transaction, status),
             Self::EndRun(run, at) => agents::end_run(transaction, *run, *at),
             Self::AppendOutput(message) => output::append(transaction, message),

@@ -133,6 +133,33 @@ async fn removing_an_agent_takes_its_runs_and_output_along() {
 }
 
 #[tokio::test]
+async fn the_last_run_is_the_one_written_last_whatever_the_clock_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("ostler.db")).unwrap();
+    let runs: Vec<_> = (0..4).map(|_| RunId::generate()).collect();
+    let mut writes = vec![put("a")];
+    // Newest id first: the clock went back.
+    writes.extend(runs.iter().rev().map(|run| start_run("a", *run)));
+    writes.push(Write::TrimRuns(id("a"), 2));
+    store.commit(writes).await.unwrap();
+    let agents = store.read(|reader| reader.agents()).unwrap();
+    assert_eq!(agents[0].1.as_ref().unwrap().run_id, runs[0]);
+}
+
+#[tokio::test]
+async fn a_database_held_by_another_program_is_tried_again_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ostler.db");
+    let store = Store::open(&path).unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = store.commit(vec![put("a")]).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.commit(vec![put("a")]).await.unwrap();
+}
+
+#[tokio::test]
 async fn event_numbers_survive_trimming() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("ostler.db")).unwrap();

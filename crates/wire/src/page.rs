@@ -64,7 +64,7 @@ fn subjects(page: &mut String) {
     }
     page.push_str(
         "\nA *reserved* subject is part of the contract, and permissions know it, but this version does not serve it: a request\n\
-         on it gets no answer.\n",
+         on it is refused, or finds no responder.\n",
     );
 }
 

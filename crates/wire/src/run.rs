@@ -5,6 +5,7 @@
 //! <state>/agents/<id>/runs/<run id>/host.json    HostRecord  written by the host at every change, replaced atomically
 //! <state>/agents/<id>/runs/<run id>/spool.jsonl  OutputMessage per line: what was not acknowledged when the host ended
 //! <state>/agents/<id>/session                    the CLI's last session id, one line
+//! <state>/agents/<id>/prompted                   empty; exists once the agent was given its first prompt
 //! ```
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub const HOST_LOG_FILE: &str = "host.log";
 pub const HOST_LOCK_FILE: &str = "host.lock";
 /// File name of the CLI's last session id, in the agent's directory.
 pub const SESSION_FILE: &str = "session";
+/// File name of the mark that the first prompt was given, in the agent's directory: a later run does not repeat it.
+pub const PROMPTED_FILE: &str = "prompted";
 /// File name of [`crate::Endpoint`] in the state directory.
 pub const ENDPOINT_FILE: &str = "daemon.json";
 /// The environment variable that marks every process of a run; its value is the run id.
@@ -84,6 +87,9 @@ pub struct HostRecord {
     /// True when `agent.{id}.stop` asked to keep the desired state.
     #[serde(default)]
     pub keep_desired: bool,
+    /// True once a stop or kill was accepted: should the host be lost now, the agent stays stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stop_asked: bool,
     /// When it was written.
     pub updated_at: Timestamp,
 }

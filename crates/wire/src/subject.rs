@@ -237,6 +237,16 @@ impl Subject {
         format!("agent.{agent}.>")
     }
 
+    /// The inbox prefix of an agent's host. No agent's own inbox, `_INBOX.{id}`, can lie in it.
+    pub fn host_inbox(agent: &AgentId) -> String {
+        format!("_INBOX_HOST.{agent}")
+    }
+
+    /// The inbox prefix of an agent.
+    pub fn agent_inbox(agent: &AgentId) -> String {
+        format!("_INBOX.{agent}")
+    }
+
     /// Reads a subject as it stands on a received message.
     ///
     /// # Errors

@@ -4,7 +4,9 @@
 //! again every second until each host is gone: a host that reconnects late hears one of them.
 
 use ostler_client::Message;
-use ostler_wire::{AgentId, DownReply, DownRequest, JsonMap, StopRequest, Subject, Timestamp};
+use ostler_wire::{
+    AgentId, DownReply, DownRequest, ErrorCode, ErrorReply, JsonMap, StopRequest, Subject, Timestamp,
+};
 
 use crate::Ended;
 use crate::outcome::{Effect, Outcome};
@@ -15,10 +17,14 @@ const PATIENCE_MS: i64 = 5_000;
 /// The grace period of an agent that does not name its own, as the hosts have it.
 const GRACE_DEFAULT_MS: u64 = 10_000;
 
+/// Requests that may wait for the end.
+const ASKERS_MAX: usize = 64;
+
 /// The way down.
 #[derive(Debug)]
 pub(crate) struct Down {
-    message: Option<Message>,
+    /// Who waits for the answer.
+    askers: Vec<Message>,
     stopping: Vec<AgentId>,
     kill_at: Timestamp,
     give_up_at: Timestamp,
@@ -31,8 +37,16 @@ pub(crate) fn begin(
     request: DownRequest,
     message: Option<Message>,
 ) {
-    if state.down.is_some() && !request.keep_agents {
-        // Asked twice, done once; the first one is answered.
+    if let Some(down) = state.down.as_mut().filter(|_| !request.keep_agents) {
+        // Asked twice, done once, and all are answered.
+        match message {
+            Some(message) if down.askers.len() < ASKERS_MAX => down.askers.push(message),
+            Some(message) => {
+                let refusal = ErrorReply::new(ErrorCode::QueueFull, "the daemon is on its way down already");
+                out.refuse(message, &refusal);
+            }
+            None => {}
+        }
         return;
     }
     state.record(out, now, "daemon.stopping", None, "the daemon stops".into(), JsonMap::new());
@@ -43,7 +57,8 @@ pub(crate) fn begin(
         state.agents.values().filter(|agent| agent.has_host()).map(|agent| agent.id().clone()).collect();
     if request.keep_agents {
         let reply = DownReply { pid: state.policy.pid, stopped: 0, kept: live.len() as u32 };
-        return end(out, message, &reply);
+        let earlier = state.down.take().map(|down| down.askers).unwrap_or_default();
+        return end(out, earlier.into_iter().chain(message), &reply);
     }
     let grace_ms = state
         .agents
@@ -53,7 +68,7 @@ pub(crate) fn begin(
         .unwrap_or(0);
     let kill_ms = i64::try_from(grace_ms).unwrap_or(i64::MAX / 4).saturating_add(PATIENCE_MS);
     state.down = Some(Down {
-        message,
+        askers: message.into_iter().collect(),
         stopping: live,
         kill_at: later(now, kill_ms),
         give_up_at: later(now, kill_ms.saturating_add(PATIENCE_MS)),
@@ -75,8 +90,8 @@ pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
             tracing::error!(?left, "these agents did not end; they go on without the daemon");
         }
         let reply = DownReply { pid: state.policy.pid, stopped: down.stopping.len() as u32 - kept, kept };
-        let message = state.down.as_mut().and_then(|down| down.message.take());
-        return end(out, message, &reply);
+        let askers = state.down.as_mut().map(|down| std::mem::take(&mut down.askers)).unwrap_or_default();
+        return end(out, askers.into_iter(), &reply);
     }
     let force = now >= down.kill_at;
     for id in left {
@@ -87,8 +102,8 @@ pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
     }
 }
 
-fn end(out: &mut Outcome, message: Option<Message>, reply: &DownReply) {
-    if let Some(message) = message {
+fn end(out: &mut Outcome, askers: impl Iterator<Item = Message>, reply: &DownReply) {
+    for message in askers {
         out.answer(message, reply);
     }
     out.effects.push(Effect::End(Ended { stopped: reply.stopped, kept: reply.kept }));

@@ -5,12 +5,14 @@
 
 use ostler_client::Message;
 use ostler_store::Write;
-use ostler_wire::{AgentId, AgentState, AgentTopic, ControlReply, DesiredState, ErrorCode, ErrorReply};
+use ostler_wire::{
+    AgentId, AgentState, AgentTopic, ControlReply, DesiredState, ErrorCode, ErrorReply, StatusCause,
+};
 
 use crate::agent::{Afterwards, Agent, Phase, WAITING_MAX};
 use crate::apply::unknown_agent;
 use crate::outcome::Outcome;
-use crate::state::{Moment, State};
+use crate::state::{Moment, Origin, State};
 
 pub(crate) fn apply(
     state: &mut State,
@@ -27,15 +29,7 @@ pub(crate) fn apply(
         return wait_for_host(out, agent, message);
     }
     match topic {
-        AgentTopic::Stop | AgentTopic::Kill => {
-            let changed = agent.relaunch_at.take().is_some() || matches!(agent.afterwards, Afterwards::Start);
-            if !matches!(agent.afterwards, Afterwards::Remove(_)) {
-                agent.afterwards = Afterwards::Settle;
-            }
-            want(out, agent, DesiredState::Stopped);
-            let reply = ControlReply { agent_id: id.clone(), state: agent.state(), changed };
-            out.answer(message, &reply);
-        }
+        AgentTopic::Stop | AgentTopic::Kill => stop(state, out, moment, id, message),
         AgentTopic::Restart => restart(state, out, moment, id, message),
         AgentTopic::Status => match &agent.run {
             Some(run) => out.answer(message, &run.status),
@@ -71,6 +65,23 @@ fn wait_for_host(out: &mut Outcome, agent: &mut Agent, message: Message) {
     run.waiting.push(message);
 }
 
+/// Nothing runs: what was about to is called off.
+fn stop(state: &mut State, out: &mut Outcome, moment: &Moment, id: &AgentId, message: Message) {
+    let Some(agent) = state.agents.get_mut(id) else { return };
+    let waited = agent.relaunch_at.take().is_some();
+    let changed = waited || matches!(agent.afterwards, Afterwards::Start);
+    if matches!(agent.afterwards, Afterwards::Start) {
+        agent.afterwards = Afterwards::Settle;
+    }
+    want(out, agent, DesiredState::Stopped);
+    if waited {
+        let terminated = (AgentState::Terminated, StatusCause::Requested);
+        state.set_status(out, id, moment.now, terminated, "stopped on request".to_owned());
+    }
+    let state = state.agents.get(id).map_or(AgentState::Terminated, Agent::state);
+    out.answer(message, &ControlReply { agent_id: id.clone(), state, changed });
+}
+
 fn restart(state: &mut State, out: &mut Outcome, moment: &Moment, id: &AgentId, message: Message) {
     if state.down.is_some() {
         let refusal = ErrorReply::new(ErrorCode::IllegalState, "the daemon is on its way down");
@@ -85,7 +96,7 @@ fn restart(state: &mut State, out: &mut Outcome, moment: &Moment, id: &AgentId, 
     if agent.has_host() {
         agent.afterwards = Afterwards::Start;
     } else {
-        state.start_run(out, id, 0, moment);
+        state.start_run(out, id, 0, Origin::Restart, moment);
     }
     out.answer(message, &ControlReply { agent_id: id.clone(), state: AgentState::Starting, changed: true });
 }

@@ -35,12 +35,23 @@ pub(crate) fn apply(
     if !agent.has_host() {
         return finish(state, out, id, message, now);
     }
-    if agent.is_served() {
-        let stop =
-            StopRequest { reason: Some("the agent is removed".into()), force: true, keep_desired: false };
-        out.publish(Subject::stop(id), &stop);
+    if matches!(agent.afterwards, Afterwards::Remove(_)) {
+        let refusal = ErrorReply::new(ErrorCode::IllegalState, format!("{id} is being removed already"));
+        return out.refuse(message, &refusal.hint("whoever asked first is answered when it is gone"));
     }
     agent.afterwards = Afterwards::Remove(message);
+    tick(state, out);
+}
+
+/// Asks the agents that are to be removed to end, again until they have: a host that reconnects late hears one of them.
+pub(crate) fn tick(state: &State, out: &mut Outcome) {
+    for agent in state.agents.values() {
+        if matches!(agent.afterwards, Afterwards::Remove(_)) && agent.is_served() {
+            let stop =
+                StopRequest { reason: Some("the agent is removed".into()), force: true, keep_desired: false };
+            out.publish(Subject::stop(agent.id()), &stop);
+        }
+    }
 }
 
 /// Forgets an agent that has no host.

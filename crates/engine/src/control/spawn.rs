@@ -8,7 +8,7 @@ use ostler_wire::{
 
 use crate::agent::{Afterwards, Agent};
 use crate::outcome::Outcome;
-use crate::state::{Moment, State};
+use crate::state::{Moment, Origin, State};
 
 pub(crate) fn apply(
     state: &mut State,
@@ -21,6 +21,7 @@ pub(crate) fn apply(
 ) {
     // Nothing but the name: start it as it was. Its program is looked for again when it is launched.
     let known = state.agents.get(id).filter(|_| request == SpawnRequest::default());
+    let origin = if known.is_some() { Origin::Restart } else { Origin::Spawn };
     let (request, checked) = match known {
         Some(agent) => (agent.row.spawn.clone(), Ok(())),
         None => (request, checked),
@@ -46,7 +47,7 @@ pub(crate) fn apply(
         agent.run.as_mut().expect("it has a host").waiting.push(message);
         return;
     }
-    state.start_run(out, id, 0, moment);
+    state.start_run(out, id, 0, origin, moment);
     // Answered when the host is heard; `LaunchFailed` or `HostGone` refuse it when that never happens.
     if let Some(run) = state.agents.get_mut(id).and_then(|agent| agent.run.as_mut()) {
         run.waiting.push(message);

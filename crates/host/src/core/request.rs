@@ -62,15 +62,18 @@ impl Core {
 
     fn stop(&mut self, request: &StopRequest, reply: Option<String>, fx: &mut Vec<Effect>) {
         let ask = if request.force { Ask::Kill } else { Ask::Stop };
+        let first = self.stop_asked.is_none();
         let asked_before = self.stop_asked.is_some_and(|forced| forced || !request.force);
         let changed = !asked_before && !self.view.is_final();
+        // Who stops it for good is not overruled by a daemon that goes down and would bring it back.
+        let keep_desired = request.keep_desired && (first || self.keep_desired);
         if changed {
             self.stop_asked = Some(request.force);
             self.announce_shutdown(request.reason.as_deref(), request.force, fx);
         }
-        // The last who asks decides whether the agent comes back; the record tells the daemon.
-        if self.keep_desired != request.keep_desired && !self.view.is_final() {
-            self.keep_desired = request.keep_desired;
+        // The record tells the daemon, also should this host be killed before the agent has ended.
+        if (first || self.keep_desired != keep_desired) && !self.view.is_final() {
+            self.keep_desired = keep_desired;
             fx.push(Effect::Record);
         }
         fx.push(Effect::Ask { ask, reply, changed });

@@ -41,6 +41,8 @@ impl Core {
         if self.view.state == AgentState::Active
             && let Some(text) = self.first_prompt.take()
         {
+            // Noted before it is given: what was given twice could be done twice.
+            fx.push(Effect::Prompted);
             let id = format!("{}-first", self.spec.run_id);
             let input = Input { id, body: Body::Prompt(text), asker: None };
             // The queue has room for the first of all; a refused one is told like any other.

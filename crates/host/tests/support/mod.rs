@@ -116,7 +116,7 @@ impl World {
             host,
             Permissions {
                 publish: Rules::allow([own.clone()]),
-                subscribe: Rules::allow([own, format!("_INBOX.host-{agent}.>")]),
+                subscribe: Rules::allow([own, format!("{}.>", ostler_wire::Subject::host_inbox(&agent))]),
                 allow_responses: Some(AllowResponses::default()),
             },
         );

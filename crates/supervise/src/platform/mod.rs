@@ -183,3 +183,11 @@ impl SpawnError {
         matches!(self, SpawnError::System { .. })
     }
 }
+
+/// Ends one process at once; does nothing when it has ended, also when its id is somebody else's by now.
+///
+/// # Errors
+/// When it is not ours to end.
+pub fn kill(process: Identity) -> io::Result<()> {
+    sys::signal(process, rustix::process::Signal::KILL)
+}
