@@ -281,8 +281,10 @@ pub(crate) fn host_gone(state: &mut State, out: &mut Outcome, gone: HostGone, mo
     run.phase = Phase::Gone;
     let losses = run.losses;
     let lived_ms = now.as_millisecond() - run.started_at.as_millisecond();
+    // A host that saw its guard die ends its agent and says so; that is no end anybody wanted, so the policy decides.
+    let gave_up = run.status.state == AgentState::Error && run.status.cause == StatusCause::HostLost;
     let policy = agent.row.spawn.restart;
-    let was_live = agent.state().is_live();
+    let was_live = agent.state().is_live() || gave_up;
     out.writes.push(Write::EndRun(gone.run_id, now));
     refuse_waiting(state, out, &id);
     if was_live && stop_asked {

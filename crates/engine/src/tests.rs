@@ -182,6 +182,14 @@ fn a_lost_host_is_replaced_after_its_wait_by_policy() {
 }
 
 #[test]
+fn a_host_that_ended_because_its_guard_was_killed_is_replaced_too() {
+    let mut world = World::running("a", RestartPolicy::Always);
+    world.end("a", AgentState::Error, StatusCause::HostLost, false);
+    assert_eq!(world.desired("a"), DesiredState::Running);
+    assert_eq!(launches(&world.tick(60_000)), 1);
+}
+
+#[test]
 fn a_host_lost_again_and_again_is_given_up_with_the_reason() {
     let mut world = World::running("a", RestartPolicy::Always);
     for round in 0..5 {
