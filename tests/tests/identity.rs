@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ostler_client::{Client, create_key};
-use ostler_testkit::{PATIENCE, Recorder, TestDaemon, script};
+use ostler_testkit::{PATIENCE, Recorder, TestDaemon, script, wait_until};
 use ostler_wire::{AgentId, AgentState, HeartbeatMessage, InputMessage, JsonMap, StatusMessage, Subject};
 
 fn id(name: &str) -> AgentId {
@@ -141,6 +141,9 @@ async fn a_removed_agents_credential_is_worthless() {
     std::fs::copy(daemon.state().agent(&id("a")).join("agent.nk"), &key).unwrap();
     bus.stop("a").await;
     bus.control(Subject::remove(&id("a"))).await.unwrap();
+    // Taken back together with its directory, soon after the answer.
+    let dir = daemon.state().agent(&id("a"));
+    wait_until("the agent's directory is gone", PATIENCE, || !dir.exists()).await;
     let refused = daemon.client_with("a", &key, "_INBOX.a").await.unwrap_err();
     assert!(matches!(refused, ostler_client::Error::Refused { .. }), "{refused:?}");
 }

@@ -156,7 +156,8 @@ async fn a_stopped_agent_gets_notice_ends_wholly_and_can_be_started_again_and_re
     assert_eq!(bus.agent("a").await, None);
     let unknown = bus.control(Subject::stop(&id("a"))).await.unwrap_err();
     assert_eq!(unknown.code(), Some(ErrorCode::UnknownAgent));
-    assert!(!daemon.state().agent(&id("a")).exists(), "nothing of a removed agent is kept");
+    let dir = daemon.state().agent(&id("a"));
+    wait_until("nothing of a removed agent is kept", PATIENCE, || !dir.exists()).await;
 }
 
 async fn pid_in(file: &std::path::Path) -> u32 {
