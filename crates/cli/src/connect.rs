@@ -1,11 +1,17 @@
 //! Finds the daemon of a state directory and connects to its bus with the operator's credential.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ostler_client::{Bus, Client, Options};
+use ostler_client::{Bus, Client, Options, REQUEST_TIMEOUT};
 use ostler_wire::{AgentId, AgentSummary, ENDPOINT_FILE, Endpoint, JsonMap, ListReply, NodeId, Subject};
 
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
 use crate::exit::{Exit, Failure, Outcome};
+use crate::lasting::{Listener, keep};
+use crate::screen::Screen;
 
 /// File name of the operator's credential in the state directory.
 pub(crate) const OPERATOR_KEY_FILE: &str = "operator.nk";
@@ -82,9 +88,13 @@ pub(crate) fn read_endpoint(path: &Path) -> Outcome<Option<Endpoint>> {
 
 /// A connection to a running daemon.
 pub(crate) struct Session {
-    pub(crate) client: Client,
+    /// The present one; replaced when the daemon moves, if the session is kept.
+    clients: watch::Sender<Client>,
+    options: Options,
     pub(crate) node: NodeId,
     pub(crate) endpoint: Endpoint,
+    /// What keeps the session; aborted with it.
+    keeper: JoinSet<()>,
 }
 
 impl Session {
@@ -94,16 +104,58 @@ impl Session {
         let endpoint = read_endpoint(&file)?.ok_or_else(|| no_daemon(places))?;
         let options = Options::new("ostler-cli", Bus::File(file), places.state_dir.join(OPERATOR_KEY_FILE))
             .inbox_prefix(INBOX_PREFIX);
-        let client = Client::connect(options).await.map_err(|error| match error {
+        let client = Client::connect(options.clone()).await.map_err(|error| match error {
             ostler_client::Error::Unreachable { .. } => no_daemon(places),
             other => other.into(),
         })?;
-        Ok(Self { client, node: endpoint.node.clone(), endpoint })
+        let (clients, keeper) = (watch::Sender::new(client), JoinSet::new());
+        Ok(Self { clients, options, node: endpoint.node.clone(), endpoint, keeper })
+    }
+
+    /// The same for a verb that goes on: it follows a daemon that comes back, and says when it is away.
+    pub(crate) fn kept(mut self, screen: Screen) -> Self {
+        self.keeper.spawn(keep(self.clients.clone(), self.options.clone(), screen));
+        self
+    }
+
+    /// The present client.
+    pub(crate) fn client(&self) -> Client {
+        self.clients.borrow().clone()
+    }
+
+    /// Listens on a subject filter, through reconnects.
+    pub(crate) async fn listen(&self, filter: impl Into<String>) -> Outcome<Listener> {
+        Listener::join(self.clients.subscribe(), filter.into()).await
+    }
+
+    /// As [`Client::request`], on the present client. Cancel-safe in the same sense.
+    pub(crate) async fn request<R: serde::de::DeserializeOwned>(
+        &self,
+        subject: &Subject,
+        message: &(impl serde::Serialize + ?Sized),
+    ) -> Result<R, ostler_client::Error> {
+        self.request_within(subject, message, REQUEST_TIMEOUT).await
+    }
+
+    /// As [`Client::request_within`], on the present client.
+    pub(crate) async fn request_within<R: serde::de::DeserializeOwned>(
+        &self,
+        subject: &Subject,
+        message: &(impl serde::Serialize + ?Sized),
+        patience: Duration,
+    ) -> Result<R, ostler_client::Error> {
+        let mut clients = self.clients.subscribe();
+        let client = clients.borrow_and_update().clone();
+        tokio::select! {
+            answer = client.request_within(subject, message, patience) => answer,
+            // The answer would go to where nobody listens any more.
+            _ = clients.changed() => Err(ostler_client::Error::Closed("the daemon has moved".into())),
+        }
     }
 
     /// All agents of the node.
     pub(crate) async fn agents(&self) -> Outcome<ListReply> {
-        Ok(self.client.request(&Subject::NodeAgents(self.node.clone()), &JsonMap::new()).await?)
+        Ok(self.request(&Subject::NodeAgents(self.node.clone()), &JsonMap::new()).await?)
     }
 
     /// One agent, or the failure that names it.
@@ -119,7 +171,7 @@ impl Session {
         subject: &Subject,
         message: &(impl serde::Serialize + ?Sized),
     ) -> Outcome<R> {
-        match self.client.request(subject, message).await {
+        match self.request(subject, message).await {
             Err(ostler_client::Error::NoResponders { .. }) => Err(not_running(&self.agent(id).await?)),
             answer => Ok(answer?),
         }
@@ -137,8 +189,8 @@ pub(crate) fn no_daemon(places: &Places) -> Failure {
 
 /// The name is nobody's.
 pub(crate) fn unknown_agent(id: &AgentId) -> Failure {
-    Failure::new(Exit::UnknownAgent, format!("there is no agent `{id}`"))
-        .hint("list all agents with: ostler ps -a")
+    Failure::new(Exit::UnknownAgent, format!("no agent is called {id}"))
+        .hint(format!("`ostler ps --all` lists them; `ostler spawn {id} -- COMMAND` makes one"))
 }
 
 fn not_running(agent: &AgentSummary) -> Failure {

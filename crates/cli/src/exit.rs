@@ -86,6 +86,11 @@ impl Failure {
         self
     }
 
+    /// True when there may be an answer once the daemon is back.
+    pub(crate) fn is_daemon_away(&self) -> bool {
+        matches!(self.exit, Exit::NoDaemon | Exit::Timeout)
+    }
+
     /// The operation failed for a reason of the operating system.
     pub(crate) fn io(operation: impl std::fmt::Display, error: &std::io::Error) -> Self {
         Self::new(Exit::Failed, format!("{operation}: {error}"))
@@ -146,7 +151,8 @@ impl From<BusError> for Failure {
                 .hint("the credential in the state directory is not this daemon's; check --state-dir"),
             BusError::Timeout { .. } => Self::new(Exit::Timeout, message)
                 .hint("it may still happen: look with `ostler ps`; `ostler doctor` checks the daemon"),
-            BusError::TooLarge { .. } => Self::new(Exit::BadInput, message),
+            BusError::TooLarge { .. } => Self::new(Exit::BadInput, message)
+                .hint("send it in parts, or put it into a file and name the file to the agent"),
             BusError::BadReply { .. } => Self::new(Exit::Failed, message)
                 .hint("the daemon and this command are of different versions? compare with: ostler doctor"),
             _ => Self::new(Exit::Failed, message),

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ostler_client::{Connection, Subscription};
 use ostler_wire::{
     AgentEvent, AgentId, LogEntry, LogsReply, LogsRequest, OutputMessage, RunId, Subject, Timestamp,
 };
@@ -15,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::connect::Session;
 use crate::exit::Outcome;
+use crate::lasting::{Heard, Listener};
 
 /// Entries asked for in one page.
 const PAGE_ENTRIES: u32 = 1000;
@@ -81,24 +81,24 @@ pub(crate) enum Item {
 pub(crate) struct Stream<'a> {
     session: &'a Session,
     agent: &'a AgentId,
-    live: Option<Subscription>,
+    live: Option<Listener>,
+    /// True when the record has what was missed while the bus was away.
+    behind: bool,
     sequencer: Sequencer,
     /// The last position read from the record.
     position: u64,
-    connection: tokio::sync::watch::Receiver<Connection>,
 }
 
 impl<'a> Stream<'a> {
     /// Prepares to read everything from the beginning; listens to nothing yet.
     pub(crate) fn new(session: &'a Session, agent: &'a AgentId) -> Self {
-        let connection = session.client.connection();
-        Self { session, agent, live: None, sequencer: Sequencer::default(), position: 0, connection }
+        Self { session, agent, live: None, behind: false, sequencer: Sequencer::default(), position: 0 }
     }
 
     /// Takes what is recorded so far as seen; with `before`, only when it is older than that. Call it first.
     pub(crate) async fn skip_recorded(&mut self, before: Option<Timestamp>) -> Outcome {
         let request = LogsRequest { tail: Some(1), ..LogsRequest::default() };
-        let page: LogsReply = self.session.client.request(&Subject::logs(self.agent), &request).await?;
+        let page: LogsReply = self.session.request(&Subject::logs(self.agent), &request).await?;
         let is_older = |entry: &&LogEntry| before.is_none_or(|before| entry.output.timestamp < before);
         if let Some(entry) = page.entries.last().filter(is_older) {
             self.position = entry.position;
@@ -109,8 +109,7 @@ impl<'a> Stream<'a> {
 
     /// Listens from this moment on; read the record afterwards, so that nothing falls between.
     pub(crate) async fn listen(&mut self) -> Outcome {
-        self.live = Some(self.session.client.subscribe(Subject::output(self.agent).to_string()).await?);
-        self.connection.mark_unchanged();
+        self.live = Some(self.session.listen(Subject::output(self.agent).to_string()).await?);
         Ok(())
     }
 
@@ -127,7 +126,7 @@ impl<'a> Stream<'a> {
     ) -> Outcome {
         request.limit = Some(PAGE_ENTRIES);
         loop {
-            let page: LogsReply = self.session.client.request(&Subject::logs(self.agent), &request).await?;
+            let page: LogsReply = self.session.request(&Subject::logs(self.agent), &request).await?;
             for entry in &page.entries {
                 self.position = self.position.max(entry.position);
                 if self.sequencer.judge(&entry.output) != Arrival::Repeated {
@@ -149,20 +148,22 @@ impl<'a> Stream<'a> {
     /// Returns `false` when there will be no more. Cancel-safe in this sense: what was taken but not handed out is not
     /// accepted either, so the next arrival finds the gap and fills it.
     pub(crate) async fn more(&mut self, each: &mut impl FnMut(Item) -> Outcome) -> Outcome<bool> {
+        if self.behind {
+            self.catch_up(each).await?;
+            self.behind = false;
+            return Ok(true);
+        }
         let Some(live) = &mut self.live else { return Ok(false) };
-        let arrived = tokio::select! {
-            message = live.next() => message,
-            changed = self.connection.changed() => {
-                if changed.is_ok() && matches!(*self.connection.borrow_and_update(), Connection::Up(_)) {
-                    self.catch_up(each).await?;
+        match live.next().await? {
+            None => return Ok(false),
+            Some(Heard::Rejoined) => self.behind = true,
+            Some(Heard::Message(message)) => {
+                // Whatever else is published there is not ours to judge.
+                if let Ok(output) = message.json::<OutputMessage>() {
+                    self.take(output, each).await?;
                 }
-                return Ok(changed.is_ok());
             }
-        };
-        let Some(message) = arrived else { return Ok(false) };
-        // Whatever else is published there is not ours to judge.
-        let Ok(output) = message.json::<OutputMessage>() else { return Ok(true) };
-        self.take(output, each).await?;
+        }
         Ok(true)
     }
 
@@ -177,7 +178,10 @@ impl<'a> Stream<'a> {
             match self.sequencer.judge(&output) {
                 Arrival::Repeated => return Ok(()),
                 Arrival::Gap { .. } if Instant::now() < deadline => {
-                    self.catch_up(each).await?;
+                    match self.read_on(each).await {
+                        Err(failure) if !failure.is_daemon_away() => return Err(failure),
+                        _ => {}
+                    }
                     if matches!(self.sequencer.judge(&output), Arrival::Gap { .. }) {
                         tokio::time::sleep(GAP_LOOK_INTERVAL).await;
                     }
@@ -191,8 +195,18 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Reads what was recorded since the last page.
+    /// Reads what was recorded since the last page, once there is a daemon to tell it: its bus is there a moment before
+    /// it answers.
     pub(crate) async fn catch_up(&mut self, each: &mut impl FnMut(Item) -> Outcome) -> Outcome {
+        loop {
+            match self.read_on(each).await {
+                Err(failure) if failure.is_daemon_away() => tokio::time::sleep(GAP_LOOK_INTERVAL).await,
+                done => return done,
+            }
+        }
+    }
+
+    async fn read_on(&mut self, each: &mut impl FnMut(Item) -> Outcome) -> Outcome {
         let request = LogsRequest { after: Some(self.position), ..LogsRequest::default() };
         self.history(request, |entry| each(Item::Output(Box::new(entry.output.clone())))).await
     }

@@ -8,6 +8,7 @@ mod connect;
 mod demo;
 mod exit;
 mod follow;
+mod lasting;
 mod launch;
 mod render;
 mod screen;

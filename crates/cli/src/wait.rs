@@ -2,15 +2,19 @@
 
 use std::time::Duration;
 
-use ostler_client::Subscription;
 use ostler_wire::{AgentId, AgentState, StatusMessage, Subject};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::connect::Session;
 use crate::exit::{Exit, Failure, Outcome};
+use crate::lasting::{Heard, Listener};
+use crate::when::span;
 
 /// How often the node is asked while no publication tells.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long one answer of the node may take: while it is away, publications are not to wait for it.
+const ASK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What was seen of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +33,13 @@ impl From<StatusMessage> for Seen {
 pub(crate) struct StateWatch<'a> {
     session: &'a Session,
     agent: &'a AgentId,
-    statuses: Subscription,
+    statuses: Listener,
     ask: tokio::time::Interval,
 }
 
 impl<'a> StateWatch<'a> {
     pub(crate) async fn open(session: &'a Session, agent: &'a AgentId) -> Outcome<Self> {
-        let statuses = session.client.subscribe(Subject::status(agent).to_string()).await?;
+        let statuses = session.listen(Subject::status(agent).to_string()).await?;
         let mut ask = tokio::time::interval_at(Instant::now() + ASK_INTERVAL, ASK_INTERVAL);
         ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Ok(Self { session, agent, statuses, ask })
@@ -50,7 +54,7 @@ impl<'a> StateWatch<'a> {
         patience: Duration,
         wanted: impl Fn(Seen) -> bool,
     ) -> Outcome<AgentState> {
-        match tokio::time::timeout(patience, self.wait(wanted)).await {
+        match timeout(patience, self.wait(wanted)).await {
             Ok(state) => state,
             Err(_) => Err(self.too_late(what, patience)),
         }
@@ -64,9 +68,11 @@ impl<'a> StateWatch<'a> {
     async fn wait(&mut self, wanted: impl Fn(Seen) -> bool) -> Outcome<AgentState> {
         loop {
             let seen = tokio::select! {
-                message = self.statuses.next() => match message {
+                heard = self.statuses.next() => match heard? {
                     // A query on the same subject has a reply inbox and is no publication.
-                    Some(message) if message.reply.is_none() => message.json::<StatusMessage>().ok().map(Seen::from),
+                    Some(Heard::Message(message)) if message.reply.is_none() => {
+                        message.json::<StatusMessage>().ok().map(Seen::from)
+                    }
                     Some(_) => None,
                     None => return Err(ostler_client::Error::Closed("while waiting for the agent".into()).into()),
                 },
@@ -80,19 +86,20 @@ impl<'a> StateWatch<'a> {
 
     /// What the node knows; nothing while the daemon is away, the agent goes on without it.
     async fn ask(&self) -> Outcome<Option<Seen>> {
-        match self.session.agent(self.agent).await {
+        let Ok(agent) = timeout(ASK_PATIENCE, self.session.agent(self.agent)).await else { return Ok(None) };
+        match agent {
             Ok(agent) => Ok(Some(Seen { state: agent.state, pid: agent.pid })),
             Err(failure) if failure.exit == Exit::UnknownAgent => {
                 Ok(Some(Seen { state: AgentState::Terminated, pid: None }))
             }
-            Err(failure) if matches!(failure.exit, Exit::NoDaemon | Exit::Timeout) => Ok(None),
+            Err(failure) if failure.is_daemon_away() => Ok(None),
             Err(failure) => Err(failure),
         }
     }
 
     fn too_late(&self, what: &str, patience: Duration) -> Failure {
         let id = self.agent;
-        Failure::new(Exit::Timeout, format!("{id} has not {what} within {} s", patience.as_secs()))
+        Failure::new(Exit::Timeout, format!("{id} has not {what} within {}", span(patience)))
             .hint(format!("wait longer with --timeout, or end it at once with: ostler kill {id}"))
     }
 }

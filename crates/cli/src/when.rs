@@ -29,6 +29,17 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(duration).map_err(|_| wrong())
 }
 
+/// Writes a duration as [`parse_duration`] reads it: `1ms`, `15s`, `1h30m`.
+pub(crate) fn span(duration: Duration) -> String {
+    match SignedDuration::try_from(duration) {
+        Ok(duration) => jiff::fmt::friendly::SpanPrinter::new()
+            .spacing(jiff::fmt::friendly::Spacing::None)
+            .duration_to_string(&duration),
+        // Longer than anything that can be waited for.
+        Err(_) => format!("{}s", duration.as_secs()),
+    }
+}
+
 /// Reads a duration (so long ago) or an RFC 3339 time.
 pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
@@ -51,6 +62,14 @@ mod tests {
         for bad in ["", "10", "ten", "-5s", "5 parsecs"] {
             assert!(parse_duration(bad).unwrap_err().contains("1h30m"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_duration_is_written_as_it_is_read() {
+        for text in ["1ms", "250ms", "15s", "1m", "1h30m"] {
+            assert_eq!(span(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!(span(Duration::MAX), format!("{}s", u64::MAX));
     }
 
     #[test]

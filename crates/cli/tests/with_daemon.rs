@@ -61,6 +61,19 @@ impl World {
         assert_eq!(done.code, 0, "{}", done.err);
     }
 
+    fn bus_url(&self) -> Value {
+        self.json(&["status"])[0]["bus_url"].clone()
+    }
+
+    /// The next daemon takes any free port instead of the last one's.
+    fn forget_port(&self) {
+        for entry in std::fs::read_dir(self.dir.path().join("state")).unwrap().flatten() {
+            if entry.file_name().to_string_lossy().contains("port") {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+    }
+
     fn kill_daemon(&self) {
         let pid = self.json(&["status"])[0]["pid"].to_string();
         assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
@@ -145,6 +158,20 @@ fn what_cannot_be_done_has_its_exit_code_and_a_hint() {
         assert_eq!(done.code, code, "{args:?}: {}", done.err);
         assert!(done.err.starts_with("error: ") && done.err.contains("\nhint: "), "{args:?}: {}", done.err);
     }
+    let done = world.ostler(&["stop", "stubborn", "--timeout", "1ms"]);
+    assert!(done.err.contains("within 1ms"), "{}", done.err);
+    // The same words from the daemon's side and from ours.
+    for args in [&["status", "nobody"][..], &["logs", "nobody"], &["pause", "nobody"], &["rm", "nobody"]] {
+        let done = world.ostler(args);
+        assert!(
+            done.err.contains("error: no agent is called nobody\nhint: `ostler ps --all`"),
+            "{}",
+            done.err
+        );
+    }
+    let done = world.ostler(&["up", "--port", "0"]);
+    assert_eq!(done.code, 5, "{}", done.err);
+    assert_eq!(done.err, world.ostler(&["up", "--detach"]).err, "in the foreground as in the background");
 }
 
 #[test]
@@ -205,6 +232,49 @@ fn following_loses_and_doubles_nothing_when_the_daemon_is_killed() {
 }
 
 #[test]
+fn following_goes_on_when_the_daemon_comes_back_at_another_address() {
+    let world = World::up();
+    world.spawn("counter", COUNT);
+    let mut command = world.command(&["logs", "-f", "counter"]);
+    let mut follow =
+        Running(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut events = Running::start(world.command(&["events", "-f", "--json"]));
+    let mut numbers = BufReader::new(follow.0.stdout.take().unwrap())
+        .lines()
+        .map(|line| line.unwrap().parse::<u64>().unwrap());
+    let mut notes = BufReader::new(follow.0.stderr.take().unwrap()).lines();
+    let before: Vec<u64> = numbers.by_ref().take(20).collect();
+    let address = world.bus_url();
+    world.kill_daemon();
+    assert!(notes.next().unwrap().unwrap().contains("the daemon is away"));
+    world.forget_port();
+    assert_eq!(world.ostler(&["up", "--detach", "--port", "0"]).code, 0);
+    assert_ne!(world.bus_url(), address, "the test needs another address");
+    assert!(notes.next().unwrap().unwrap().contains("the daemon is back"));
+    let after: Vec<u64> = numbers.take(200).collect();
+    assert_eq!([before, after].concat(), (1..=220).collect::<Vec<_>>());
+    world.spawn("late", "sleep 100");
+    let mut told = BufReader::new(events.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(told.any(|event| event.contains("agent.spawned") && event.contains("late")));
+}
+
+#[test]
+fn run_goes_on_when_the_daemon_comes_back_at_another_address() {
+    let world = World::up();
+    let script = "i=0; while [ $i -lt 100 ]; do i=$((i+1)); echo $i; sleep 0.02; done; exit 3";
+    let mut run = Running::start(world.command(&["run", "--", "sh", "-c", script]));
+    let mut numbers = BufReader::new(run.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let before: Vec<String> = numbers.by_ref().take(10).collect();
+    world.kill_daemon();
+    world.forget_port();
+    assert_eq!(world.ostler(&["up", "--detach", "--port", "0"]).code, 0);
+    let after: Vec<String> = numbers.collect();
+    assert_eq!([before, after].concat(), (1..=100).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(run.0.wait().unwrap().code(), Some(3));
+    assert_eq!(world.json(&["ps", "-a"])[0]["agents"], serde_json::json!([]));
+}
+
+#[test]
 fn an_attached_person_speaks_and_listens() {
     let world = World::up();
     world.spawn("cat", "exec cat");
@@ -216,6 +286,44 @@ fn an_attached_person_speaks_and_listens() {
     assert!(Command::new("kill").args(["-INT", &attach.0.id().to_string()]).status().unwrap().success());
     assert_eq!(attach.0.wait().unwrap().code(), Some(0));
     assert_eq!(world.json(&["status", "cat"])[0]["state"], "active", "detaching leaves it running");
+}
+
+#[test]
+fn a_person_who_leaves_does_not_wait_for_a_host() {
+    let world = World::up();
+    world.spawn("deaf", "echo here; exec sleep 100");
+    let mut attach = Running::start(world.command(&["attach", "deaf"]));
+    let host = world.json(&["status", "deaf"])[0]["host_pid"].to_string();
+    let signal = |signal: &str, pid: &str| {
+        assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
+    };
+    signal("-STOP", &host);
+    let mut keyboard = attach.0.stdin.take().unwrap();
+    writeln!(keyboard, "nobody takes this").unwrap();
+    let start = std::time::Instant::now();
+    // It may not listen to signals yet: then it ends all the same, and as fast.
+    signal("-INT", &attach.0.id().to_string());
+    attach.0.wait().unwrap();
+    let waited = start.elapsed();
+    signal("-CONT", &host);
+    assert!(waited < std::time::Duration::from_secs(4), "{waited:?}");
+}
+
+#[test]
+fn a_stopped_agent_is_started_again_by_its_name() {
+    let world = World::up();
+    let done = world.ostler(&["spawn", "a"]);
+    assert_eq!(done.code, 4, "{}", done.err);
+    assert!(done.err.contains("no agent is called a, and a new one needs a command"), "{}", done.err);
+    assert!(done.err.contains("hint: give it behind two dashes"), "{}", done.err);
+    let spawned = world.ostler(&["spawn", "a", "--restart", "always", "--grace", "3s", "--", "sleep", "100"]);
+    assert_eq!(spawned.code, 0, "{}", spawned.err);
+    assert_eq!(world.ostler(&["spawn", "a"]).code, 5, "it runs");
+    assert_eq!(world.json(&["stop", "a"])[0]["state"], "terminated");
+    assert_eq!(world.json(&["spawn", "a"])[0]["agent_id"], "a");
+    let agent = &world.json(&["status", "a"])[0];
+    assert_eq!(agent["command"], serde_json::json!(["sleep", "100"]));
+    assert_eq!((agent["restart"].as_str(), agent["stop_grace_ms"].as_u64()), (Some("always"), Some(3000)));
 }
 
 #[test]

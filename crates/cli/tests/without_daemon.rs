@@ -24,6 +24,7 @@ fn every_verb_that_needs_a_daemon_says_how_to_start_one() {
     for args in [
         &["down"][..],
         &["spawn", "a", "--", "true"],
+        &["spawn", "a"],
         &["run", "--", "true"],
         &["ps"],
         &["status"],
@@ -66,7 +67,7 @@ fn a_wrong_command_line_ends_with_two() {
     assert_eq!(code, 2);
     let error: serde_json::Value = serde_json::from_str(&err).unwrap();
     assert_eq!(error["error"]["code"], "usage");
-    assert_eq!(ostler(&dir, &["spawn", "a"]).0, 2, "a plain agent needs a command");
+    assert_eq!(ostler(&dir, &["spawn", "a", "--grace", "1s"]).0, 2, "a plain agent needs a command");
 }
 
 #[test]

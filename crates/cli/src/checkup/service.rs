@@ -88,7 +88,7 @@ fn version(node: &NodeInfo) -> Check {
 
 async fn ask(places: &Places) -> Result<NodeInfo, Failure> {
     let session = Session::open(places).await?;
-    Ok(session.client.request(&Subject::NodeInfo(session.node.clone()), &JsonMap::new()).await?)
+    Ok(session.request(&Subject::NodeInfo(session.node.clone()), &JsonMap::new()).await?)
 }
 
 #[cfg(test)]

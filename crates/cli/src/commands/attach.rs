@@ -6,8 +6,9 @@ use ostler_wire::{AgentId, InputMessage, InputReply, Subject};
 use tokio::sync::mpsc;
 
 use crate::commands::logs::Printer;
+use crate::commands::send::stdin_fault;
 use crate::connect::{Places, Session};
-use crate::exit::{Failure, Outcome};
+use crate::exit::Outcome;
 use crate::follow::Stream;
 use crate::render::output::Pace;
 use crate::screen::Screen;
@@ -26,7 +27,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
-    let session = Session::open(places).await?;
+    let session = Session::open(places).await?.kept(screen);
     let agent = session.agent(&args.name).await?;
     let mut watch = StateWatch::open(&session, &args.name).await?;
     let mut stream = Stream::new(&session, &args.name);
@@ -34,43 +35,50 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
     stream.listen().await?;
     screen.note(format!("attached to {} ({}); Ctrl-C detaches", args.name, agent.state));
 
-    let mut printer = Printer::new(screen, Pace::Pieces);
-    let mut typed = typed_lines();
-    let mut may_type = true;
-    let mut print = |item| printer.item(item);
     let mut signals = Signals::listen()?;
-    loop {
-        tokio::select! {
-            biased;
-            () = signals.next() => break,
-            // More output comes before the news that the agent has ended: it was said first.
-            goes_on = stream.more(&mut print) => if !goes_on? { break },
-            line = typed.recv(), if may_type => match line {
-                Some(line) => send(&session, &args.name, line?, screen).await?,
-                None if std::io::stdin().is_terminal() => break,
-                None => may_type = false,
-            },
-            state = watch.ended() => {
-                screen.note(format!("{} is {}", args.name, state?));
-                return Ok(());
+    let ended = tokio::select! {
+        biased;
+        // Beside everything else: whatever waits for an answer, a person who wants to leave does not.
+        () = signals.next() => None,
+        ended = async {
+            tokio::select! {
+                biased;
+                // More output comes before the news that the agent has ended: it was said first.
+                left = listen(&mut stream, screen) => left.map(|()| None),
+                left = speak(&session, &args.name, screen) => left.map(|()| None),
+                state = watch.ended() => state.map(Some),
             }
-        }
+        } => ended?,
+    };
+    match ended {
+        Some(state) => screen.note(format!("{} is {state}", args.name)),
+        None => screen.note(format!("detached; {} goes on", args.name)),
     }
-    screen.note(format!("detached; {} goes on", args.name));
     Ok(())
 }
 
-/// Gives the agent one line. A refusal, say because it is paused, is told and does not detach.
-async fn send(session: &Session, agent: &AgentId, line: String, screen: Screen) -> Outcome {
-    let message = InputMessage { from: Some("operator".to_owned()), ..InputMessage::prompt(line) };
-    match session.ask_host::<InputReply>(agent, &Subject::input(agent), &message).await {
-        Ok(_) => Ok(()),
-        Err(failure) if failure.exit == crate::exit::Exit::NoDaemon => Err(failure),
-        Err(failure) => {
+/// Shows the output until there is no more.
+async fn listen(stream: &mut Stream<'_>, screen: Screen) -> Outcome {
+    let mut printer = Printer::new(screen, Pace::Pieces);
+    while stream.more(&mut |item| printer.item(item)).await? {}
+    Ok(())
+}
+
+/// Gives the agent what is typed, line by line, until the person at the terminal has ended the input. A refusal, say
+/// because it is paused, is told and does not detach.
+async fn speak(session: &Session, agent: &AgentId, screen: Screen) -> Outcome {
+    let mut typed = typed_lines();
+    while let Some(line) = typed.recv().await {
+        let message = InputMessage { from: Some("operator".to_owned()), ..InputMessage::prompt(line?) };
+        if let Err(failure) = session.ask_host::<InputReply>(agent, &Subject::input(agent), &message).await {
             screen.failure(&failure);
-            Ok(())
         }
     }
+    if !std::io::stdin().is_terminal() {
+        // The end of a file; the output is still wanted.
+        std::future::pending::<()>().await;
+    }
+    Ok(())
 }
 
 /// Lines of standard input, read on a thread of its own: a blocked read cannot be cancelled, and the thread must not
@@ -79,7 +87,7 @@ fn typed_lines() -> mpsc::Receiver<Outcome<String>> {
     let (line_tx, lines) = mpsc::channel(TYPED_LINES_MAX);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
-            let line = line.map_err(|error| Failure::io("standard input cannot be read", &error));
+            let line = line.map_err(|error| stdin_fault(&error));
             if line_tx.blocking_send(line).is_err() {
                 return;
             }

@@ -3,27 +3,38 @@
 use std::time::Duration;
 
 use ostler_supervise::platform::{Identity, pidfd_exited};
-use ostler_wire::{DownReply, DownRequest, JsonMap, NodeInfo, Subject};
+use ostler_wire::{AgentSummary, DownReply, DownRequest, JsonMap, NodeInfo, Subject};
 
+use crate::commands::stop::stop_patience;
 use crate::connect::{Places, Session};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render::style;
 use crate::screen::Screen;
-use crate::when::parse_duration;
+use crate::when::{parse_duration, span};
+
+/// For a daemon without agents, or with hasty ones: it may be busy.
+const PATIENCE_MIN: Duration = Duration::from_secs(20);
+
+/// What the daemon takes beside its agents: killing those that did not end, closing its store.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave the agents running; the next daemon takes them over
     #[arg(long)]
     keep_agents: bool,
-    /// How long to wait until the daemon is gone; give more for agents with a long grace period
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
-    timeout: Duration,
+    /// How long to wait until the daemon is gone [default: its agents' longest grace period and 15s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    timeout: Option<Duration>,
 }
 
 pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
     let session = Session::open(places).await?;
-    let reply = end(&session, args.keep_agents, args.timeout).await?;
+    let patience = match args.timeout {
+        Some(patience) => patience,
+        None => patience(&session.agents().await?.agents),
+    };
+    let reply = end(&session, args.keep_agents, patience).await?;
     screen.reply(&reply, |reply| {
         let agents = match (reply.stopped, reply.kept) {
             (0, 0) => String::new(),
@@ -35,12 +46,17 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
     })
 }
 
+/// The daemon gives its agents the longest grace period of them all and up to 10 s more, and ends by itself.
+fn patience(agents: &[AgentSummary]) -> Duration {
+    agents.iter().map(stop_patience).max().unwrap_or_default().max(PATIENCE_MIN).saturating_add(END_PATIENCE)
+}
+
 /// Asks the daemon to end and waits until its process is gone.
 pub(crate) async fn end(session: &Session, keep_agents: bool, patience: Duration) -> Outcome<DownReply> {
     // Taken before asking: afterwards the id could be somebody else's.
     let daemon = Identity::of(session.endpoint.pid);
     let subject = Subject::NodeInfo(session.node.clone());
-    let node: NodeInfo = session.client.request(&subject, &JsonMap::new()).await?;
+    let node: NodeInfo = session.request(&subject, &JsonMap::new()).await?;
     let Some(daemon) = daemon.filter(|daemon| daemon.pid == node.pid) else {
         // A process we cannot see: its word is all there is.
         return ask(session, keep_agents, patience).await;
@@ -61,8 +77,7 @@ pub(crate) async fn end(session: &Session, keep_agents: bool, patience: Duration
         }
     };
     tokio::time::timeout(patience, end).await.unwrap_or_else(|_| {
-        let message =
-            format!("the daemon (pid {}) is still there after {} s", daemon.pid, patience.as_secs());
+        let message = format!("the daemon (pid {}) is still there after {}", daemon.pid, span(patience));
         Err(Failure::new(Exit::Timeout, message)
             .hint("wait longer with --timeout; its log is in the state directory"))
     })
@@ -70,7 +85,7 @@ pub(crate) async fn end(session: &Session, keep_agents: bool, patience: Duration
 
 async fn ask(session: &Session, keep_agents: bool, patience: Duration) -> Outcome<DownReply> {
     let request = DownRequest { keep_agents };
-    Ok(session.client.request_within(&Subject::NodeDown(session.node.clone()), &request, patience).await?)
+    Ok(session.request_within(&Subject::NodeDown(session.node.clone()), &request, patience).await?)
 }
 
 async fn gone(daemon: Identity) -> Outcome {

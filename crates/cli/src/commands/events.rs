@@ -1,17 +1,22 @@
 //! `ostler events`.
 
+use std::time::Duration;
+
 use jiff::tz::TimeZone;
-use ostler_client::Connection;
 use ostler_wire::{AgentId, DashboardState, EventRecord, EventsReply, EventsRequest, Subject, Timestamp};
 
 use crate::connect::{Places, Session};
 use crate::exit::Outcome;
+use crate::lasting::Heard;
 use crate::render::events::line;
 use crate::screen::Screen;
 use crate::when::{Since, parse_since};
 
 /// Events asked for in one page.
 const PAGE_EVENTS: u32 = 1000;
+
+/// Pause between two looks for a daemon that is away.
+const AWAY_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Events shown when nothing says from when on.
 const NEWEST_EVENTS: u32 = 50;
@@ -31,13 +36,13 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
-    let session = Session::open(places).await?;
+    let mut session = Session::open(places).await?;
+    if args.follow {
+        session = session.kept(screen);
+    }
     // Listening comes first, so that nothing falls between the record and what comes.
-    let live = if args.follow {
-        Some(session.client.subscribe(Subject::DashboardState.to_string()).await?)
-    } else {
-        None
-    };
+    let live =
+        if args.follow { Some(session.listen(Subject::DashboardState.to_string()).await?) } else { None };
     let mut reader =
         Reader { session: &session, agent: args.agent.clone(), last: 0, screen, zone: TimeZone::system() };
     match args.since {
@@ -50,23 +55,17 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
         None => reader.newest().await?,
     }
     let Some(mut live) = live else { return Ok(()) };
-    let mut connection = session.client.connection();
-    connection.mark_unchanged();
-    loop {
-        tokio::select! {
-            message = live.next() => {
-                let Some(message) = message else { return Ok(()) };
+    while let Some(heard) = live.next().await? {
+        match heard {
+            Heard::Rejoined => reader.catch_up().await?,
+            Heard::Message(message) => {
                 if let Ok(state) = message.json::<DashboardState>() {
                     reader.arrives(state).await?;
                 }
             }
-            changed = connection.changed() => {
-                if changed.is_ok() && matches!(*connection.borrow_and_update(), Connection::Up(_)) {
-                    reader.catch_up().await?;
-                }
-            }
         }
     }
+    Ok(())
 }
 
 /// Prints every event once, in order.
@@ -101,13 +100,19 @@ impl Reader<'_> {
         }
     }
 
+    /// Reads what was missed, once there is a daemon to tell it: its bus is there a moment before it answers.
     async fn catch_up(&mut self) -> Outcome {
-        let after = Some(self.last);
-        self.read(EventsRequest { after, limit: Some(PAGE_EVENTS), ..EventsRequest::default() }).await
+        loop {
+            let (after, limit) = (Some(self.last), Some(PAGE_EVENTS));
+            match self.read(EventsRequest { after, limit, ..EventsRequest::default() }).await {
+                Err(failure) if failure.is_daemon_away() => tokio::time::sleep(AWAY_LOOK_INTERVAL).await,
+                done => return done,
+            }
+        }
     }
 
     async fn page(&self, request: &EventsRequest) -> Outcome<EventsReply> {
-        Ok(self.session.client.request(&Subject::NodeEvents(self.session.node.clone()), request).await?)
+        Ok(self.session.request(&Subject::NodeEvents(self.session.node.clone()), request).await?)
     }
 
     async fn arrives(&mut self, state: DashboardState) -> Outcome {

@@ -28,7 +28,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
-    let session = Session::open(places).await?;
+    let mut session = Session::open(places).await?;
+    if args.follow {
+        session = session.kept(screen);
+    }
     let since = args.since.map(|since| since.resolve(Timestamp::now()));
     let mut stream = Stream::new(&session, &args.name);
     if since.is_some() || args.tail == Some(0) {

@@ -2,7 +2,7 @@
 
 use ostler_wire::{AgentId, ControlReply, RemoveRequest, Subject};
 
-use crate::commands::stop::STOP_PATIENCE;
+use crate::commands::stop::KILL_PATIENCE;
 use crate::connect::{Places, Session};
 use crate::exit::Outcome;
 use crate::render::style;
@@ -23,8 +23,8 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
     screen.reply(&reply, |reply| format!("{} is removed", style::strong(&reply.agent_id)))
 }
 
-/// Forgets an agent; with `force` it may take as long as a stop.
+/// Forgets an agent; with `force` it may take as long as a kill.
 pub(crate) async fn remove(session: &Session, agent: &AgentId, force: bool) -> Outcome<ControlReply> {
     let request = RemoveRequest { force };
-    Ok(session.client.request_within(&Subject::remove(agent), &request, STOP_PATIENCE).await?)
+    Ok(session.request_within(&Subject::remove(agent), &request, KILL_PATIENCE).await?)
 }

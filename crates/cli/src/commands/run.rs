@@ -1,14 +1,15 @@
 //! `ostler run`: an agent as if it were an ordinary command. It gets a name, its output is shown, Ctrl-C stops it, its
 //! exit code is ours, and nothing of it is left.
 
+use std::pin::pin;
 use std::process::ExitCode;
 
-use ostler_client::{Error as BusError, Subscription};
+use ostler_client::Error as BusError;
 use ostler_wire::{
-    AgentId, AgentState, AgentTopic, ControlReply, ExitStatus, JsonMap, OutputMessage, RestartPolicy, RunId,
+    AgentId, AgentState, AgentTopic, ErrorCode, ExitStatus, JsonMap, OutputMessage, RestartPolicy, RunId,
     SpawnReply, StatusCause, StatusMessage, StopRequest, Subject, Timestamp,
 };
-use tokio::time::{Duration, Instant, MissedTickBehavior};
+use tokio::time::{Duration, Instant, MissedTickBehavior, timeout};
 
 use crate::commands::logs::Printer;
 use crate::commands::rm::remove;
@@ -16,6 +17,7 @@ use crate::commands::spawn::Definition;
 use crate::connect::{Places, Session};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::follow::Stream;
+use crate::lasting::{Heard, Listener};
 use crate::render::output::{Pace, ending, missing};
 use crate::screen::{Screen, is_reader_gone};
 use crate::signals::Signals;
@@ -28,12 +30,15 @@ const REST_ASK_INTERVAL: Duration = Duration::from_millis(250);
 /// What a shell reports of a program whose reader is gone: 128 + SIGPIPE.
 const READER_GONE_CODE: u8 = 141;
 
+/// What a shell reports of a program that was interrupted: 128 + SIGINT.
+const INTERRUPTED_CODE: u8 = 130;
+
 /// How often the node is asked whether the agent's last word was missed.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Ctrl-C stops the agent with its grace period, a second Ctrl-C ends it at once.
+Ctrl-C stops the agent with its grace period, a second Ctrl-C ends it at once, a third one stops waiting for it.
 
 Example:
   ostler run -- make test")]
@@ -50,26 +55,123 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome<ExitCode> {
     let request = args.definition.request(RestartPolicy::Never, false)?;
-    let session = Session::open(places).await?;
-    let name = match args.name {
-        Some(name) => name,
-        None => generated_name(&uuid::Uuid::new_v4()),
+    let session = Session::open(places).await?.kept(screen);
+    let (name, owner) = match args.name {
+        Some(name) => {
+            let is_known = session.agents().await?.agents.iter().any(|agent| agent.agent_id == name);
+            (name, if is_known { Owner::Other } else { Owner::Us })
+        }
+        None => (generated_name(&uuid::Uuid::new_v4()), Owner::Us),
     };
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
     // One subscription for output and state keeps their order: the last word comes after the last line.
-    let said = session.client.subscribe(Subject::all_of_agent(&name)).await?;
-    let reply: SpawnReply = session.client.request(&Subject::spawn(&name), &request).await?;
-    let pid = reply.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
-    screen.note(format!("running as {name}{pid}"));
-
-    let mut run = Run { session: &session, name: &name, id: reply.run_id, said, signals, screen };
-    let last = run.watch().await;
+    let said = session.listen(Subject::all_of_agent(&name)).await?;
+    let subject = Subject::spawn(&name);
+    let asked = tokio::select! {
+        biased;
+        () = signals.next() => None,
+        reply = session.request::<SpawnReply>(&subject, &request) => Some(reply),
+    };
+    let mut run = match asked {
+        Some(Ok(reply)) => {
+            let pid = reply.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
+            screen.note(format!("running as {name}{pid}"));
+            Run { session: &session, name: &name, id: reply.run_id, said, screen }
+        }
+        // The answer is on its way or lost, and the agent may run all the same.
+        None => {
+            let fate = not_left_behind(&session, &name, owner, &mut signals).await;
+            screen.note(format!("interrupted; {}", fate.sentence(&name)));
+            return Ok(ExitCode::from(INTERRUPTED_CODE));
+        }
+        Some(Err(error)) => {
+            let is_taken = error.code() == Some(ErrorCode::DuplicateAgent);
+            let is_refused = matches!(error, BusError::Reply(_));
+            let failure = Failure::from(error);
+            let owner = if is_taken { Owner::Other } else { owner };
+            if is_refused && owner == Owner::Other {
+                return Err(failure);
+            }
+            let fate = not_left_behind(&session, &name, owner, &mut signals).await;
+            // A refusal tells all there is to know, unless it leaves something behind.
+            return Err(if is_refused && fate != Fate::Unknown {
+                failure
+            } else {
+                fate.told(&name, failure)
+            });
+        }
+    };
+    let last = run.watch(&mut signals).await;
     // An agent that nobody watches any more is not left behind, whatever went wrong.
-    let removed = if last.is_err() || !args.keep { run.remove().await } else { Ok(()) };
+    let removed = if last.is_err() || !args.keep {
+        match not_left_behind(&session, &name, Owner::Us, &mut signals).await {
+            Fate::Removed | Fate::NeverThere => Ok(()),
+            fate @ Fate::Unknown => {
+                Err(fate.told(&name, Failure::new(Exit::Failed, "the agent could not be removed")))
+            }
+        }
+    } else {
+        Ok(())
+    };
     match last {
         Ok(last) => removed.and_then(|()| outcome(&last, screen)),
         Err(failure) if is_reader_gone(&failure) => Ok(ExitCode::from(READER_GONE_CODE)),
         Err(failure) => Err(failure),
+    }
+}
+
+/// Whose the name was before we asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Us,
+    /// An agent that is not ours to remove.
+    Other,
+}
+
+/// What became of an agent that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Removed,
+    NeverThere,
+    Unknown,
+}
+
+impl Fate {
+    fn sentence(self, id: &AgentId) -> String {
+        match self {
+            Self::Removed => format!("{id} is removed"),
+            Self::NeverThere => format!("{id} was not started"),
+            Self::Unknown => format!("{id} may be left behind"),
+        }
+    }
+
+    /// The failure with this added to it.
+    fn told(self, id: &AgentId, mut failure: Failure) -> Failure {
+        failure.message = format!("{}; {}", failure.message, self.sentence(id));
+        match self {
+            Self::Removed | Self::NeverThere => failure.hint("`ostler doctor` checks the daemon"),
+            Self::Unknown => {
+                failure.hint(format!("look with: ostler status {id}; remove it with: ostler rm -f {id}"))
+            }
+        }
+    }
+}
+
+/// Stops and forgets the agent as far as that can be done; one more interrupt ends the attempt.
+async fn not_left_behind(session: &Session, id: &AgentId, owner: Owner, signals: &mut Signals) -> Fate {
+    if owner == Owner::Other {
+        return Fate::Unknown;
+    }
+    tokio::select! {
+        biased;
+        () = signals.next() => Fate::Unknown,
+        // On the connection that carried the spawn request, so the engine reads it behind that one.
+        removed = remove(session, id, true) => match removed {
+            Ok(_) => Fate::Removed,
+            // It never was, or somebody else was faster.
+            Err(failure) if failure.exit == Exit::UnknownAgent => Fate::NeverThere,
+            Err(_) => Fate::Unknown,
+        },
     }
 }
 
@@ -88,21 +190,38 @@ struct Run<'a> {
     name: &'a AgentId,
     id: RunId,
     /// Everything on the agent's subjects.
-    said: Subscription,
-    signals: Signals,
+    said: Listener,
     screen: Screen,
 }
 
 impl Run<'_> {
+    /// Shows the whole output, and passes interrupts on to the agent.
+    async fn watch(&mut self, signals: &mut Signals) -> Outcome<StatusMessage> {
+        let (session, name, screen) = (self.session, self.name, self.screen);
+        let mut interrupts = 0;
+        let mut shown = pin!(self.show());
+        loop {
+            // Beside everything else: whatever waits for an answer, an interrupt does not.
+            tokio::select! {
+                biased;
+                () = signals.next() => {
+                    interrupts += 1;
+                    interrupt(session, name, interrupts, screen).await?;
+                }
+                last = &mut shown => return last,
+            }
+        }
+    }
+
     /// Shows the whole output, to the last line behind the last word.
-    async fn watch(&mut self) -> Outcome<StatusMessage> {
+    async fn show(&mut self) -> Outcome<StatusMessage> {
         let mut stream = Stream::new(self.session, self.name);
         let mut printer = Printer::new(self.screen, Pace::Pieces);
         let last = self.until_last_word(&mut stream, &mut printer).await?;
         if let Some(last_seq) = last.last_seq {
             let rest = self.rest(&mut stream, &mut printer, last_seq);
             // What its host could not hand over in time, the daemon takes from the host's spool.
-            if tokio::time::timeout(REST_PATIENCE, rest).await.is_err() {
+            if timeout(REST_PATIENCE, rest).await.is_err() {
                 self.screen.note(missing(stream.last_seq(self.id) + 1, last_seq));
             }
         }
@@ -114,9 +233,10 @@ impl Run<'_> {
         let mut ask = tokio::time::interval(REST_ASK_INTERVAL);
         while stream.last_seq(self.id) < last_seq {
             tokio::select! {
-                message = self.said.next() => {
-                    let Some(message) = message else { return Err(connection_closed()) };
-                    if let Ok(Subject::Agent(_, AgentTopic::Output)) = Subject::parse(&message.subject)
+                heard = self.said.next() => {
+                    let Some(heard) = heard? else { return Err(connection_closed()) };
+                    if let Heard::Message(message) = heard
+                        && let Ok(Subject::Agent(_, AgentTopic::Output)) = Subject::parse(&message.subject)
                         && let Ok(output) = message.json::<OutputMessage>()
                     {
                         stream.take(output, &mut |item| printer.item(item)).await?;
@@ -133,14 +253,19 @@ impl Run<'_> {
         stream: &mut Stream<'_>,
         printer: &mut Printer,
     ) -> Outcome<StatusMessage> {
-        let mut interrupts = 0;
         let mut ask = tokio::time::interval_at(Instant::now() + ASK_INTERVAL, ASK_INTERVAL);
         ask.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                message = self.said.next() => {
-                    let Some(message) = message else {
-                        return Err(connection_closed());
+                heard = self.said.next() => {
+                    let message = match heard? {
+                        Some(Heard::Message(message)) => message,
+                        Some(Heard::Rejoined) => {
+                            stream.catch_up(&mut |item| printer.item(item)).await?;
+                            ask.reset_immediately();
+                            continue;
+                        }
+                        None => return Err(connection_closed()),
                     };
                     match Subject::parse(&message.subject) {
                         Ok(Subject::Agent(_, AgentTopic::Output)) => {
@@ -157,13 +282,12 @@ impl Run<'_> {
                         _ => {}
                     }
                 }
-                _ = ask.tick() => if let Some(status) = self.missed_word().await? {
+                // While the daemon is away there is no answer, and publications are not to wait for it.
+                _ = ask.tick() => if let Ok(missed) = timeout(ASK_INTERVAL, self.missed_word()).await
+                    && let Some(status) = missed?
+                {
                     return Ok(status);
                 },
-                () = self.signals.next() => {
-                    interrupts += 1;
-                    self.interrupt(interrupts).await?;
-                }
             }
         }
     }
@@ -178,12 +302,12 @@ impl Run<'_> {
         let agent = match self.session.agent(self.name).await {
             Ok(agent) => agent,
             // No daemon right now: the agent goes on without it, and so do we.
-            Err(failure) if matches!(failure.exit, Exit::NoDaemon | Exit::Timeout) => return Ok(None),
+            Err(failure) if failure.is_daemon_away() => return Ok(None),
             Err(failure) => return Err(failure),
         };
         // The whole status, if the host is still there to tell it; else what the node keeps of it.
         let subject = Subject::status(self.name);
-        if let Ok(status) = self.session.client.request::<StatusMessage>(&subject, &JsonMap::new()).await {
+        if let Ok(status) = self.session.request::<StatusMessage>(&subject, &JsonMap::new()).await {
             return Ok(Some(status).filter(|status| self.is_last_word(status)));
         }
         let status = StatusMessage {
@@ -208,29 +332,21 @@ impl Run<'_> {
         };
         Ok(Some(status).filter(|status| self.is_last_word(status)))
     }
+}
 
-    /// The first asks, the second ends.
-    async fn interrupt(&self, nth: u32) -> Outcome {
-        let subject = if nth > 1 { Subject::kill(self.name) } else { Subject::stop(self.name) };
-        if nth == 1 {
-            self.screen.note("stopping it; Ctrl-C again ends it at once");
-        }
-        let request = StopRequest { reason: Some("interrupted".into()), force: nth > 1, keep_desired: false };
-        match self.session.client.request::<ControlReply>(&subject, &request).await {
-            // It has just ended by itself: its last word is on its way.
-            Ok(_) | Err(BusError::NoResponders { .. } | BusError::Reply(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+/// The first asks, the second ends, the third gives up. Published and not requested: nothing has to wait for the answer,
+/// the last word tells.
+async fn interrupt(session: &Session, id: &AgentId, nth: u32, screen: Screen) -> Outcome {
+    let subject = match nth {
+        1 => Subject::stop(id),
+        2 => Subject::kill(id),
+        _ => return Err(Failure::new(Exit::Failed, format!("interrupted before {id} had ended"))),
+    };
+    if nth == 1 {
+        screen.note("stopping it; Ctrl-C again ends it at once");
     }
-
-    /// Stops it when it still runs, and forgets it.
-    async fn remove(&self) -> Outcome {
-        match remove(self.session, self.name, true).await {
-            // Somebody else was faster.
-            Err(failure) if failure.exit == Exit::UnknownAgent => Ok(()),
-            removed => removed.map(drop),
-        }
-    }
+    let request = StopRequest { reason: Some("interrupted".into()), force: nth > 1, keep_desired: false };
+    Ok(session.client().publish(&subject, &request).await?)
 }
 
 /// The agent's own code, or what kept it from having one.

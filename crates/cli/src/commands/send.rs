@@ -14,7 +14,7 @@ use crate::follow::{Item, Stream};
 use crate::render::output::Pace;
 use crate::render::style;
 use crate::screen::Screen;
-use crate::when::parse_duration;
+use crate::when::{parse_duration, span};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -40,7 +40,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome {
     let text = if args.text == "-" { read_stdin()? } else { args.text };
-    let session = Session::open(places).await?;
+    let mut session = Session::open(places).await?;
+    if args.wait {
+        session = session.kept(screen);
+    }
     let input_id = uuid::Uuid::new_v4().to_string();
     let message = InputMessage {
         input: if args.raw { InputType::Raw } else { InputType::Prompt },
@@ -70,11 +73,8 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome 
     match args.timeout {
         None => turn.await,
         Some(patience) => tokio::time::timeout(patience, turn).await.unwrap_or_else(|_| {
-            Err(Failure::new(
-                Exit::Timeout,
-                format!("no result within {} s; the turn goes on", patience.as_secs()),
-            )
-            .hint(format!("see it with: ostler logs -f {}", args.name)))
+            Err(Failure::new(Exit::Timeout, format!("no result within {}; the turn goes on", span(patience)))
+                .hint(format!("see it with: ostler logs -f {}", args.name)))
         }),
     }
 }
@@ -118,11 +118,18 @@ fn read_stdin() -> Outcome<String> {
     let mut text = String::new();
     match std::io::stdin().lock().read_to_string(&mut text) {
         Ok(_) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-            Err(Failure::new(Exit::BadInput, "standard input is no UTF-8 text"))
-        }
-        Err(error) => Err(Failure::io("standard input cannot be read", &error)),
+        Err(error) => Err(stdin_fault(&error)),
     }
+}
+
+/// Why standard input gave no text.
+pub(crate) fn stdin_fault(error: &std::io::Error) -> Failure {
+    if error.kind() == std::io::ErrorKind::InvalidData {
+        return Failure::new(Exit::BadInput, "standard input is no UTF-8 text").hint(
+            "convert it (iconv -f LATIN1 -t UTF-8), or put it into a file and name the file to the agent",
+        );
+    }
+    Failure::io("standard input cannot be read", error)
 }
 
 #[cfg(test)]

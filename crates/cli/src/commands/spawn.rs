@@ -17,13 +17,14 @@ use crate::when::parse_duration;
 #[command(after_help = "\
 Examples:
   ostler spawn counter -- sh -c 'while sleep 1; do date; done'
-  ostler spawn reviewer --kind claude --dir ~/project --prompt 'review the last commit'")]
+  ostler spawn reviewer --kind claude --dir ~/project --prompt 'review the last commit'
+  ostler spawn counter                         start it again as it was, once it has ended")]
 pub(crate) struct Args {
     /// Its name: 1 to 64 characters out of A-Z a-z 0-9 _ -
     name: AgentId,
-    /// When to start it again after its process has ended by itself
-    #[arg(long, value_enum, value_name = "POLICY", default_value = "on-failure")]
-    restart: Restart,
+    /// When to start it again after its process has ended by itself [default: on-failure]
+    #[arg(long, value_enum, value_name = "POLICY")]
+    restart: Option<Restart>,
     /// Start a stopped agent of this name again with this definition, instead of refusing the name
     #[arg(long)]
     replace: bool,
@@ -34,9 +35,9 @@ pub(crate) struct Args {
 /// What defines an agent beside its name.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Definition {
-    /// How it is launched and spoken to: any program of lines, or Claude Code
-    #[arg(long, value_enum, default_value = "plain")]
-    kind: Kind,
+    /// How it is launched and spoken to: any program of lines, or Claude Code [default: plain]
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
     /// Its working directory [default: this one]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -57,6 +58,9 @@ pub(crate) struct Definition {
     command: Vec<String>,
 }
 
+/// How to say what a new agent is.
+const COMMAND_HINT: &str = "give it behind two dashes, -- COMMAND; or choose --kind claude";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Plain,
@@ -71,18 +75,37 @@ enum Restart {
 }
 
 impl Definition {
+    /// True when nothing of it was said.
+    fn is_empty(&self) -> bool {
+        let Self { kind, dir, env, grace, model, prompt, command } = self;
+        kind.is_none()
+            && dir.is_none()
+            && env.is_empty()
+            && grace.is_none()
+            && model.is_none()
+            && prompt.is_none()
+            && command.is_empty()
+    }
+
     /// The request to start it.
     pub(crate) fn request(self, restart: RestartPolicy, replace: bool) -> Outcome<SpawnRequest> {
-        if self.kind == Kind::Plain && self.command.is_empty() {
-            return Err(Failure::new(Exit::Usage, "a plain agent needs a command")
-                .hint("give it behind two dashes: ostler spawn NAME -- COMMAND; or choose --kind claude"));
+        let kind = match self.kind {
+            None | Some(Kind::Plain) => AgentKind::Plain,
+            Some(Kind::Claude) => AgentKind::Claude,
+        };
+        if kind == AgentKind::Plain && self.command.is_empty() {
+            return Err(Failure::new(Exit::Usage, "a plain agent needs a command").hint(COMMAND_HINT));
         }
         // The daemon has another working directory; what this terminal means by a path is decided here.
         let dir = self.dir.unwrap_or_else(|| PathBuf::from("."));
         let dir = match std::fs::canonicalize(&dir) {
             Ok(dir) if dir.is_dir() => dir,
             Ok(_) => {
-                return Err(Failure::new(Exit::BadInput, format!("`{}` is no directory", dir.display())));
+                let parent = dir.parent().unwrap_or(&dir).display();
+                return Err(Failure::new(Exit::BadInput, format!("`{}` is no directory", dir.display()))
+                    .hint(format!(
+                        "name the directory the agent is to work in, say the one it is in: {parent}"
+                    )));
             }
             Err(error) => {
                 return Err(Failure::new(
@@ -93,10 +116,7 @@ impl Definition {
             }
         };
         Ok(SpawnRequest {
-            kind: match self.kind {
-                Kind::Plain => AgentKind::Plain,
-                Kind::Claude => AgentKind::Claude,
-            },
+            kind,
             command: self.command,
             dir: Some(dir),
             env: self.env.into_iter().collect::<BTreeMap<_, _>>(),
@@ -111,18 +131,35 @@ impl Definition {
 }
 
 pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome {
-    let restart = match args.restart {
-        Restart::Never => RestartPolicy::Never,
-        Restart::OnFailure => RestartPolicy::OnFailure,
-        Restart::Always => RestartPolicy::Always,
+    let is_name_only = args.definition.is_empty() && args.restart.is_none() && !args.replace;
+    let (session, request) = if is_name_only {
+        let session = Session::open(places).await?;
+        session.agent(&args.name).await.map_err(|failure| needs_command(&args.name, failure))?;
+        // Nothing but the name: as it was.
+        (session, SpawnRequest::default())
+    } else {
+        let restart = match args.restart {
+            Some(Restart::Never) => RestartPolicy::Never,
+            None | Some(Restart::OnFailure) => RestartPolicy::OnFailure,
+            Some(Restart::Always) => RestartPolicy::Always,
+        };
+        let request = args.definition.request(restart, args.replace)?;
+        (Session::open(places).await?, request)
     };
-    let request = args.definition.request(restart, args.replace)?;
-    let session = Session::open(places).await?;
-    let reply: SpawnReply = session.client.request(&Subject::spawn(&args.name), &request).await?;
+    let reply: SpawnReply = session.request(&Subject::spawn(&args.name), &request).await?;
     screen.reply(&reply, |reply| {
         let pid = reply.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();
         format!("{} is {}{pid}", style::strong(&reply.agent_id), state(reply.state))
     })
+}
+
+/// An agent that is to be started as it was must have been.
+fn needs_command(id: &AgentId, failure: Failure) -> Failure {
+    if failure.exit != Exit::UnknownAgent {
+        return failure;
+    }
+    Failure::new(Exit::UnknownAgent, format!("no agent is called {id}, and a new one needs a command"))
+        .hint(COMMAND_HINT)
 }
 
 fn parse_variable(text: &str) -> Result<(String, String), String> {
@@ -159,8 +196,17 @@ mod tests {
 
     #[test]
     fn a_plain_agent_without_a_command_is_a_usage_fault() {
-        assert_eq!(request(&["a"]).unwrap_err().exit, Exit::Usage);
+        assert_eq!(request(&["a", "--grace", "1s"]).unwrap_err().exit, Exit::Usage);
         assert!(request(&["a", "--kind", "claude"]).unwrap().command.is_empty());
+    }
+
+    #[test]
+    fn a_file_in_place_of_a_directory_is_bad_input_with_a_remedy() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let failure = request(&["a", "--dir", file.path().to_str().unwrap(), "--", "true"]).unwrap_err();
+        assert_eq!(failure.exit, Exit::BadInput);
+        let parent = std::fs::canonicalize(file.path().parent().unwrap()).unwrap();
+        assert!(failure.hint.unwrap().ends_with(&parent.display().to_string()));
     }
 
     #[test]

@@ -24,6 +24,6 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
         };
     }
     let subject = Subject::NodeInfo(session.node.clone());
-    let node: NodeInfo = session.client.request(&subject, &JsonMap::new()).await?;
+    let node: NodeInfo = session.request(&subject, &JsonMap::new()).await?;
     if screen.is_json() { screen.json(&node) } else { screen.text(&node_page(&node, Timestamp::now())) }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use clap::ValueEnum;
 use ostler_daemon::config::{self, Config, Overrides};
@@ -76,14 +77,7 @@ pub(crate) async fn background(args: &Args, places: &Places, screen: Screen) -> 
     // Checked here as well, because here somebody reads the answer.
     load(args, places)?;
     if let Ok(session) = Session::open(places).await {
-        let text = format!(
-            "a daemon runs already for {} (pid {})",
-            places.state_dir.display(),
-            session.endpoint.pid
-        );
-        return Err(
-            Failure::new(Exit::Refused, text).hint("`ostler status` shows it, `ostler down` stops it")
-        );
+        return Err(already_running(&places.state_dir, Some(session.endpoint.pid)));
     }
     let endpoint = launch::start(places, &arguments(args)).await?;
     screen.reply(&endpoint, |endpoint| format!("{}\n{}", sentence(endpoint), log_line(places)))
@@ -138,13 +132,19 @@ fn sentence(endpoint: &Endpoint) -> String {
     )
 }
 
+/// The same words whoever finds the other daemon first.
+fn already_running(state_dir: &Path, pid: Option<u32>) -> Failure {
+    let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    Failure::new(Exit::Refused, format!("a daemon runs already for {}{pid}", state_dir.display()))
+        .hint("`ostler status` shows it, `ostler down` stops it; another one needs its own --state-dir")
+}
+
 impl From<ostler_daemon::Error> for Failure {
     fn from(error: ostler_daemon::Error) -> Self {
-        let exit = match error {
-            ostler_daemon::Error::AlreadyRunning { .. } => Exit::Refused,
-            _ => Exit::Failed,
-        };
-        let failure = Self::new(exit, error.to_string());
+        if let ostler_daemon::Error::AlreadyRunning { dir, pid } = &error {
+            return already_running(dir, *pid);
+        }
+        let failure = Self::new(Exit::Failed, error.to_string());
         match error.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,

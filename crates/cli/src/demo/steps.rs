@@ -60,7 +60,7 @@ async fn daemon_starts(stage: &mut Stage, narrator: &mut Narrator) -> Outcome<Se
     let ready = narrator.elapsed();
     let session = Session::open(&stage.places).await?;
     let subject = Subject::NodeInfo(session.node.clone());
-    let node: NodeInfo = session.client.request(&subject, &JsonMap::new()).await?;
+    let node: NodeInfo = session.request(&subject, &JsonMap::new()).await?;
     narrator.saw(format!("{subject} -> ostler {}, pid {}", node.version, node.pid))?;
     narrator.proved(&format!(
         "any NATS client can reach it at {}; ready after {} ms",
@@ -106,7 +106,7 @@ async fn spawn(
         ..SpawnRequest::default()
     };
     let subject = Subject::spawn(&id);
-    let reply: SpawnReply = session.client.request(&subject, &request).await?;
+    let reply: SpawnReply = session.request(&subject, &request).await?;
     // From here on it must be gone in the end, whatever comes.
     stage.remember_run(reply.run_id);
     stage.expect_gone(format!("the host of {id}"), reply.host_pid)?;
@@ -163,7 +163,7 @@ async fn pause_freezes(
         before.data.unwrap_or_default()
     ))?;
 
-    let reply: ControlReply = session.client.request(&Subject::pause(id), &JsonMap::new()).await?;
+    let reply: ControlReply = session.request(&Subject::pause(id), &JsonMap::new()).await?;
     narrator.saw(format!("{} -> {}", Subject::pause(id), reply.state))?;
     let mut last = before.seq;
     witness
@@ -196,7 +196,7 @@ async fn pause_freezes(
         FROZEN_WATCH.as_millis()
     ))?;
 
-    let reply: ControlReply = session.client.request(&Subject::resume(id), &JsonMap::new()).await?;
+    let reply: ControlReply = session.request(&Subject::resume(id), &JsonMap::new()).await?;
     narrator.saw(format!("{} -> {}", Subject::resume(id), reply.state))?;
     let next = witness.line(id, "the next number", |line| line.parse::<u64>().is_ok()).await?;
     if next.seq != last + 1 {
@@ -368,7 +368,7 @@ async fn complete_record(session: &Session, actor: &Actor, until: Timestamp) -> 
     loop {
         let after = record.last().map(|entry| entry.position);
         let request = LogsRequest { after, limit: Some(1000), ..LogsRequest::default() };
-        let page: LogsReply = session.client.request(&Subject::logs(&actor.id), &request).await?;
+        let page: LogsReply = session.request(&Subject::logs(&actor.id), &request).await?;
         record.extend(page.entries);
         if record.last().is_some_and(|entry| entry.output.timestamp > until) {
             break;
@@ -426,8 +426,7 @@ async fn clean_end(stage: &Stage, narrator: &mut Narrator, session: Session) -> 
 
 /// One line to an agent, delivered.
 async fn say(session: &Session, actor: &Actor, text: &str) -> Outcome {
-    let reply: InputReply =
-        session.client.request(&Subject::input(&actor.id), &InputMessage::prompt(text)).await?;
+    let reply: InputReply = session.request(&Subject::input(&actor.id), &InputMessage::prompt(text)).await?;
     if reply.delivered {
         return Ok(());
     }

@@ -25,7 +25,7 @@ pub(super) struct Witness {
 
 impl Witness {
     pub(super) async fn listen(session: &Session) -> Outcome<Self> {
-        Ok(Self { messages: session.client.subscribe("agent.>").await? })
+        Ok(Self { messages: session.client().subscribe("agent.>").await? })
     }
 
     /// Waits for a sight `wanted` picks something from; what it is called stands in the failure.
