@@ -18,6 +18,18 @@ pub enum InvalidHeaders {
     /// A line has no colon or no name before it.
     #[error("a header line must be `Name: value`")]
     Line,
+    /// The version line goes on with something that is no status code.
+    #[error("a status must be three digits from 100 on")]
+    Status,
+    /// CR or LF alone, which some clients take for the end of a line and others do not.
+    #[error("a header line must end with CR LF and hold neither")]
+    LineBreak,
+    /// Bytes between the empty line and the announced end.
+    #[error("a header block must end where it was said to end")]
+    Trailing,
+    /// Clients hand out header values as text.
+    #[error("a header block must be UTF-8")]
+    NotUtf8,
 }
 
 /// A header block that was looked through once; values borrow from it.
@@ -72,6 +84,51 @@ impl<'a> HeaderBlock<'a> {
     }
 }
 
+/// Checks that every client can read `block`, and all of them the same way. Linear in its length.
+///
+/// Stricter than [`HeaderBlock::parse`]: a client that meets a block it cannot read takes its connection for broken.
+/// Names are printable ASCII, values UTF-8, no line is folded.
+///
+/// # Errors
+/// [`InvalidHeaders`] names the rule that was broken.
+pub fn check(block: &[u8]) -> Result<(), InvalidHeaders> {
+    if std::str::from_utf8(block).is_err() {
+        return Err(InvalidHeaders::NotUtf8);
+    }
+    let rest = block.strip_prefix(VERSION).ok_or(InvalidHeaders::Version)?;
+    let (status, mut unread) = split_line(rest).ok_or(InvalidHeaders::Unterminated)?;
+    check_status(status)?;
+    loop {
+        let (line, after) = split_line(unread).ok_or(InvalidHeaders::Unterminated)?;
+        if line.is_empty() {
+            return if after.is_empty() { Ok(()) } else { Err(InvalidHeaders::Trailing) };
+        }
+        if memchr::memchr2(b'\r', b'\n', line).is_some() {
+            return Err(InvalidHeaders::LineBreak);
+        }
+        let name = &line[..memchr::memchr(b':', line).ok_or(InvalidHeaders::Line)?];
+        if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
+            return Err(InvalidHeaders::Line);
+        }
+        unread = after;
+    }
+}
+
+/// What stands behind the version: nothing, or a blank, a status code and perhaps a description.
+fn check_status(text: &[u8]) -> Result<(), InvalidHeaders> {
+    if memchr::memchr2(b'\r', b'\n', text).is_some() {
+        return Err(InvalidHeaders::LineBreak);
+    }
+    if !matches!(text.first(), None | Some(b' ')) {
+        return Err(InvalidHeaders::Version);
+    }
+    let code = text.trim_ascii().split(|byte| *byte == b' ').next().unwrap_or_default();
+    match code {
+        [] | [b'1'..=b'9', b'0'..=b'9', b'0'..=b'9'] => Ok(()),
+        _ => Err(InvalidHeaders::Status),
+    }
+}
+
 /// Appends the block that tells a requester that nobody listens on `subject`.
 pub fn write_no_responders(out: &mut Vec<u8>, subject: &[u8]) {
     for part in [VERSION, b" 503\r\n", SUBJECT.as_bytes(), b": ", subject, b"\r\n\r\n"] {
@@ -106,6 +163,38 @@ mod tests {
         let block = HeaderBlock::parse(&out).unwrap();
         assert_eq!(block.status(), Some(503));
         assert_eq!(block.get(SUBJECT), Some(&b"dead.subject"[..]));
+    }
+
+    #[test]
+    fn what_some_client_could_not_read_is_refused_with_the_reason() {
+        for good in [
+            "NATS/1.0\r\n\r\n",
+            "NATS/1.0 \r\nA:\r\nB-c: d: e\r\n\r\n",
+            "NATS/1.0 503\r\n\r\n",
+            "NATS/1.0  100 Idle Heartbeat\r\nA: \u{fc}\r\n\r\n",
+        ] {
+            assert_eq!(check(good.as_bytes()), Ok(()), "{good:?}");
+        }
+        let bad: [(&[u8], InvalidHeaders); 15] = [
+            (b"", InvalidHeaders::Version),
+            (b"NATS/1", InvalidHeaders::Version),
+            (b"NATS/1.0503\r\n\r\n", InvalidHeaders::Version),
+            (b"NATS/1.0\r\n", InvalidHeaders::Unterminated),
+            (b"NATS/1.0\r\nA: 1\r\n", InvalidHeaders::Unterminated),
+            (b"NATS/1.0\n\nA: 1\r\n\r\n", InvalidHeaders::LineBreak),
+            (b"NATS/1.0\r\nA: 1\nB\r\n\r\n", InvalidHeaders::LineBreak),
+            (b"NATS/1.0\r\nA: 1\rB\r\n\r\n", InvalidHeaders::LineBreak),
+            (b"NATS/1.0 ok\r\n\r\n", InvalidHeaders::Status),
+            (b"NATS/1.0 099\r\n\r\n", InvalidHeaders::Status),
+            (b"NATS/1.0 5030\r\n\r\n", InvalidHeaders::Status),
+            (b"NATS/1.0\r\n: 1\r\n\r\n", InvalidHeaders::Line),
+            (b"NATS/1.0\r\nA b: 1\r\n\r\n", InvalidHeaders::Line),
+            (b"NATS/1.0\r\n\r\ntail", InvalidHeaders::Trailing),
+            (b"NATS/1.0\r\nA: \xff\r\n\r\n", InvalidHeaders::NotUtf8),
+        ];
+        for (block, reason) in bad {
+            assert_eq!(check(block), Err(reason), "{}", block.escape_ascii());
+        }
     }
 
     #[test]

@@ -41,8 +41,9 @@ pub struct Publish<'a> {
     pub subject: &'a [u8],
     /// Where an answer is expected.
     pub reply: Option<&'a [u8]>,
-    /// Length of the header block at the front of [`body`](Self::body); `None` for `PUB`, at least the version line
-    /// for `HPUB`.
+    /// Announced length of the header block at the front of [`body`](Self::body), never more than the body; `None` for
+    /// `PUB`. What stands there is not checked, it may be nothing at all: see
+    /// [`headers::check`](crate::headers::check).
     pub header_len: Option<usize>,
     /// Headers and payload in one piece, without the line end.
     pub body: &'a [u8],

@@ -122,6 +122,16 @@ pub fn is_literal(subject: &[u8]) -> bool {
     is_filter(subject) && !has_wildcard(subject)
 }
 
+/// Whether every client can read `subject`: UTF-8 without white space and control characters, in ASCII and beyond.
+///
+/// Says nothing of its tokens. A client splits the line it arrives in at white space, whichever it knows, and takes
+/// its connection for broken when the parts are not what it expects.
+pub fn is_readable(subject: &[u8]) -> bool {
+    subject.iter().all(u8::is_ascii_graphic)
+        || std::str::from_utf8(subject)
+            .is_ok_and(|text| !text.contains(|char: char| char.is_whitespace() || char.is_control()))
+}
+
 /// Whether any token is a wildcard.
 pub fn has_wildcard(filter: &[u8]) -> bool {
     // Most subjects hold neither byte, and scanning is cheaper than splitting.

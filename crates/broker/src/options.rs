@@ -25,6 +25,7 @@ pub struct Builder {
     pub(crate) limits: Limits,
     pub(crate) users: Users,
     pub(crate) allow_anonymous: bool,
+    pub(crate) strict_messages: bool,
 }
 
 impl Default for Builder {
@@ -36,6 +37,7 @@ impl Default for Builder {
             limits: Limits::default(),
             users: Users::new(),
             allow_anonymous: false,
+            strict_messages: false,
         }
     }
 }
@@ -69,6 +71,16 @@ impl Builder {
     /// Lets everybody who gives no credential in, with all permissions. For tests and closed machines only.
     pub fn allow_anonymous(mut self) -> Self {
         self.allow_anonymous = true;
+        self
+    }
+
+    /// Refuses messages that client libraries cannot read: a subject or reply that is not UTF-8 text without white
+    /// space, or an `HPUB` whose header block is not one. The publisher is told and closed.
+    ///
+    /// Off by default, as nats-server, which passes such bytes on. A subscriber that gets them takes its connection
+    /// for broken and drops it, so where publishers are not trusted this should be on.
+    pub fn strict_messages(mut self) -> Self {
+        self.strict_messages = true;
         self
     }
 

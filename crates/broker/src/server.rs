@@ -52,6 +52,7 @@ impl Server {
             options.limits.clone(),
             options.users.clone(),
             options.allow_anonymous.then(|| Arc::new(Entry::anonymous())),
+            options.strict_messages,
             options.shard_count(),
         ));
         let server = Self { shared: Arc::clone(&shared), threads: Mutex::default() };

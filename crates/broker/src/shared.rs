@@ -22,6 +22,8 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     /// Who is a connection without credential; `None` refuses it.
     pub(crate) anonymous: Option<Arc<Entry>>,
+    /// Whether messages that clients cannot read are refused.
+    pub(crate) strict_messages: bool,
     pub(crate) shards: Vec<ShardLink>,
     pub(crate) stopping: AtomicBool,
     client_ids: AtomicU64,
@@ -47,6 +49,7 @@ impl Shared {
         limits: Limits,
         users: Users,
         anonymous: Option<Arc<Entry>>,
+        strict_messages: bool,
         shards: usize,
     ) -> Self {
         let link = |_| ShardLink {
@@ -62,6 +65,7 @@ impl Shared {
             limits,
             users,
             anonymous,
+            strict_messages,
             shards,
             stopping: AtomicBool::new(false),
             client_ids: AtomicU64::new(1),

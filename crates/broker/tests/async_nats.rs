@@ -218,3 +218,49 @@ async fn clients_come_back_when_the_server_does() {
     assert_eq!(received.payload, "after");
     assert_eq!(server.stats().connections, 2);
 }
+
+/// Unreadable frames make this library drop its connection, so no publisher may get one through.
+#[tokio::test]
+async fn no_publisher_can_break_the_connection_of_a_subscriber_of_a_strict_server() {
+    let server = local().shards(1).strict_messages().allow_anonymous().start().unwrap();
+    let (breaks_tx, mut breaks) = tokio::sync::mpsc::channel(16);
+    let options = ConnectOptions::new().event_callback(move |event| {
+        let breaks_tx = breaks_tx.clone();
+        async move {
+            if !matches!(event, Event::Connected) {
+                let _ = breaks_tx.try_send(event.to_string());
+            }
+        }
+    });
+    let subscriber = options.connect(server.url()).await.unwrap();
+    let mut all = subscriber.subscribe(">").await.unwrap();
+    settle(&subscriber).await;
+    let address = server.local_addr();
+    let attacks = tokio::task::spawn_blocking(move || {
+        let mut random = fastrand::Rng::with_seed(7);
+        let pieces: [&[u8]; 10] =
+            [b"\r\n", b"\r\n", b"A: 1", b"NATS/1.0", b" 503", b"\n", b":", b"\xff", b" x", b"\xc2\xa0"];
+        let mut some = |most: usize| -> Vec<u8> {
+            (0..random.usize(0..=most)).flat_map(|_| pieces[random.usize(..pieces.len())]).copied().collect()
+        };
+        for _ in 0..400 {
+            let (head, tail, name) = (some(6), some(1), some(1));
+            let block = [b"NATS/1.0".as_slice(), &head, b"\r\n", &tail, b"\r\n"].concat();
+            let name: Vec<u8> = name.into_iter().filter(|byte| !byte.is_ascii_whitespace()).collect();
+            let line = format!(" r {0} {0}\r\n", block.len());
+            let frame = [b"HPUB a", name.as_slice(), line.as_bytes(), &block, b"\r\n"].concat();
+            let mut client = common::Raw::connect(address);
+            client.send(frame);
+            client.send("ERR\r\n");
+            client.until_closed();
+        }
+    });
+    attacks.await.unwrap();
+    subscriber.publish("last", "".into()).await.unwrap();
+    let mut heard = 0;
+    while within(all.next()).await.unwrap().subject.as_str() != "last" {
+        heard += 1;
+    }
+    assert!(heard > 20, "only {heard} of the blocks were readable");
+    assert_eq!(breaks.try_recv().ok(), None);
+}

@@ -184,6 +184,47 @@ fn a_reader_that_takes_a_drop_at_a_time_is_cut_off() {
     assert!(reader.join().unwrap() < 40 << 20);
 }
 
+/// Frames a subscriber's library would take for a broken connection, and the words their publisher gets.
+const UNREADABLE: [(&[u8], &str); 9] = [
+    (b"PUB a.\xff 1\r\nx\r\n", "the subject must be UTF-8 text without white space"),
+    (b"PUB a.\xc2\xa0b 1\r\nx\r\n", "the subject must be UTF-8 text without white space"),
+    (b"PUB a.\x0bb 1\r\nx\r\n", "the subject must be UTF-8 text without white space"),
+    (b"PUB a.b \xff 1\r\nx\r\n", "the reply subject must be UTF-8 text without white space"),
+    (b"HPUB a.b 0 1\r\nx\r\n", "a header block must begin with NATS/1.0"),
+    (b"HPUB a.b 4 5\r\nNATSx\r\n", "a header block must begin with NATS/1.0"),
+    (b"HPUB a.b 10 11\r\nNATS/1.0\r\nx\r\n", "a header block must end with an empty line"),
+    (b"HPUB a.b r 18 19\r\nNATS/1.0 no\r\nA\r\n\r\nx\r\n", "a status must be three digits from 100 on"),
+    (b"HPUB a.b r 15 16\r\nNATS/1.0\r\nA\r\n\r\nx\r\n", "a header line must be `Name: value`"),
+];
+
+#[test]
+fn a_strict_server_refuses_what_subscribers_cannot_read() {
+    let server = local().shards(1).strict_messages().allow_anonymous().start().unwrap();
+    let mut witness = deaf(&server, ">");
+    for (frame, words) in UNREADABLE {
+        let mut client = Raw::connect(server.local_addr());
+        client.send(frame);
+        assert_eq!(client.until_closed(), format!("-ERR 'Invalid Message: {words}'\r\n"));
+    }
+    let mut client = Raw::connect(server.local_addr());
+    client.send("HPUB \u{fc}ber r 22 24\r\nNATS/1.0 200\r\nA: b\r\n\r\nok\r\n");
+    client.sync();
+    let heard = witness.message();
+    assert_eq!((heard.subject.as_str(), heard.payload.as_slice()), ("\u{fc}ber", &b"ok"[..]));
+}
+
+#[test]
+fn a_server_passes_messages_on_verbatim_unless_told_to_be_strict() {
+    let server = open_server();
+    let mut witness = deaf(&server, "a.>");
+    let mut client = Raw::connect(server.local_addr());
+    for (frame, _) in UNREADABLE {
+        client.send(frame);
+        witness.message();
+    }
+    client.sync();
+}
+
 /// Publishes until told to stop; the count tells whether it is stuck.
 fn endless_publisher(
     address: std::net::SocketAddr,

@@ -28,6 +28,9 @@ const LOCK_LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The largest message the bus carries.
 const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// Subscriptions of one connection: far more than anybody here needs, few enough that one connection cannot multiply
+/// what it publishes without measure.
+const SUBSCRIPTIONS_MAX: usize = 4096;
 
 /// Runs a daemon until it is asked to end; `ready` is called once, when it can be found and answers.
 ///
@@ -124,6 +127,9 @@ fn start_bus(config: &Config, state: &StateDir, users: Users) -> Result<Server, 
         Server::builder()
             .server_name(config.node.name.as_str())
             .max_payload(PAYLOAD_BYTES_MAX)
+            .max_subscriptions(SUBSCRIPTIONS_MAX)
+            // Agents publish what they like; one that could garble a frame could cut the engine off.
+            .strict_messages()
             .users(users.clone())
     };
     let address = config.bus.listen;

@@ -12,6 +12,20 @@ use super::message::Msg;
 use super::{End, Shard};
 use crate::link::{Delivery, Subscription};
 
+/// Checks that subscribers can read what they would get.
+fn check_readable(publish: &Publish<'_>) -> Result<(), String> {
+    if !subject::is_readable(publish.subject) {
+        return Err("the subject must be UTF-8 text without white space".into());
+    }
+    if !publish.reply.is_none_or(subject::is_readable) {
+        return Err("the reply subject must be UTF-8 text without white space".into());
+    }
+    if publish.header_len.is_some() {
+        headers::check(publish.headers()).map_err(|problem| problem.to_string())?;
+    }
+    Ok(())
+}
+
 /// A client asks who it is; clients rely on it.
 const USER_INFO: &[u8] = b"$SYS.REQ.USER.INFO";
 
@@ -28,6 +42,13 @@ impl Shard {
             conn.entry.clone_from(&self.shared.anonymous);
         }
         let says = conn.says;
+        if self.shared.strict_messages
+            && let Err(problem) = check_readable(publish)
+        {
+            tracing::info!(client = conn.link.id, peer = %conn.peer, problem, "unreadable message refused");
+            self.close(slot, End::Told(&format!("Invalid Message: {problem}")));
+            return false;
+        }
         if publish.header_len.is_some() && !says.headers {
             // Known when it is executed, not when it is parsed: CONNECT may be in the same read.
             self.close(slot, End::Quiet);
