@@ -219,6 +219,16 @@ async fn clients_come_back_when_the_server_does() {
     assert_eq!(server.stats().connections, 2);
 }
 
+#[tokio::test]
+async fn who_listens_to_all_inboxes_still_gets_the_server_s_own_answers() {
+    let inn = inn(1);
+    let client = connect(&inn).await;
+    let _all = client.subscribe("_INBOX.>").await.unwrap();
+    settle(&client).await;
+    let error = within(client.request("nobody.here", "".into())).await.unwrap_err();
+    assert_eq!(error.kind(), RequestErrorKind::NoResponders);
+}
+
 /// Unreadable frames make this library drop its connection, so no publisher may get one through.
 #[tokio::test]
 async fn no_publisher_can_break_the_connection_of_a_subscriber_of_a_strict_server() {

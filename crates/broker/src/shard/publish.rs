@@ -256,14 +256,12 @@ impl Shard {
     }
 
     /// Delivers to the connection's own plain subscriptions only, so that a client cannot have the server speak to
-    /// others.
+    /// others. To all of them: one that listens to everything must not miss the answer in its inbox.
     fn send_to_self(&mut self, slot: usize, subject: &[u8], header_len: Option<usize>, body_crlf: &[u8]) {
         let route = self.routes.get(subject, &self.shared, self.index);
         let message = Msg { subject, reply: None, header_len, body_crlf, frame: None };
         for target in route.local.iter().filter(|target| target.link.slot == slot) {
-            if self.deliver(target, &message, &mut None, false) {
-                return;
-            }
+            self.deliver(target, &message, &mut None, false);
         }
     }
 
