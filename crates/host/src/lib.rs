@@ -46,6 +46,10 @@ use std::process::ExitCode;
 use ostler_supervise::guard::{self, GuardOptions};
 use ostler_supervise::platform::{LockError, lock_file};
 use ostler_wire::{AgentState, HOST_LOCK_FILE};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// What the exit code of a host says.
 pub mod exit {
@@ -69,14 +73,17 @@ pub const LOG_VARIABLE: &str = "OSTLER_HOST_LOG";
 /// written; the log goes to stderr.
 pub fn main(run_dir: &Path) -> ExitCode {
     let level = std::env::var(LOG_VARIABLE).ok().and_then(|level| level.parse().ok());
-    tracing_subscriber::fmt()
-        .with_max_level(level.unwrap_or(tracing_subscriber::filter::LevelFilter::WARN))
+    let targets = Targets::new()
+        .with_default(level.unwrap_or(LevelFilter::WARN))
+        // A bus that is away is ordinary for a host; the library's connector calls each time a fatal error.
+        .with_target("async_nats::connector", LevelFilter::OFF);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
         // A log that cannot be written, on a full disk say, is no reason to end: the default complains with a panic.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(lines.with_filter(targets)).init();
     ExitCode::from(host(run_dir).unwrap_or_else(|fault| {
         tracing::error!("{}", fault.text);
         fault.code
