@@ -30,7 +30,10 @@ pub enum KeyError {
         mode: u32,
     },
     /// The content is not an nkey seed. The content is never quoted.
-    #[error("the credential {} does not hold an nkey user seed", .0.display())]
+    #[error(
+        "the credential {} does not hold an nkey user seed; restore it, or remove it and the next start makes a new one",
+        .0.display()
+    )]
     NotASeed(PathBuf),
 }
 

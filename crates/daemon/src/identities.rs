@@ -11,7 +11,7 @@
 use std::path::Path;
 
 use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Users};
-use ostler_client::{KeyError, create_key, read_public_key};
+use ostler_client::{create_key, read_public_key};
 use ostler_wire::{AgentId, Subject};
 
 use crate::{Error, StateDir};
@@ -89,19 +89,17 @@ fn key(path: &Path) -> Result<String, Error> {
     if !path.exists() {
         return Ok(create_key(path)?);
     }
-    match read_public_key(path) {
-        Err(KeyError::NotASeed(_)) => {
-            // Half a file of a crash or a full disk: nobody can use it, so nobody loses it.
-            tracing::warn!(path = %path.display(), "a credential is no credential; a new one takes its place");
-            std::fs::remove_file(path).map_err(|source| Error::File {
-                path: path.to_owned(),
-                verb: "replaced",
-                source,
-            })?;
-            Ok(create_key(path)?)
-        }
-        result => Ok(result?),
+    if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        // What a crash or a full disk left of one: nobody can use it, so nobody loses it.
+        tracing::warn!(path = %path.display(), "an empty credential is replaced by a new one");
+        std::fs::remove_file(path).map_err(|source| Error::File {
+            path: path.to_owned(),
+            verb: "replaced",
+            source,
+        })?;
+        return Ok(create_key(path)?);
     }
+    Ok(read_public_key(path)?)
 }
 
 fn admit(users: &Users, name: &str, public_key: &str, permissions: Permissions) -> Result<(), Error> {
