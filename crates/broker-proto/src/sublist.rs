@@ -3,8 +3,11 @@
 //! One node per token; `*` and `>` have places of their own, so a match walks at most two branches per token. The trie
 //! is changed on SUB and UNSUB and read on a cache miss: its users keep [`Matches`] until
 //! [`generation`](Sublist::generation) moves on.
+//!
+//! A change costs the walk and a binary search, however many subscribers share the filter: a client that subscribes a
+//! hundred thousand times and hangs up must not hold the lock its users keep around the trie.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::subject::{ANY, TAIL, tokens};
 
@@ -26,8 +29,15 @@ struct Level<T> {
 #[derive(Debug)]
 struct Node<T> {
     next: Level<T>,
-    plain: Vec<T>,
-    queues: Vec<QueueMatch<T>>,
+    plain: Members<T>,
+    queues: BTreeMap<Box<[u8]>, Members<T>>,
+}
+
+/// Subscribers in the order of their ids. Removing leaves a hole; half of them holes, they close ranks.
+#[derive(Debug)]
+struct Members<T> {
+    entries: Vec<(u64, Option<T>)>,
+    holes: usize,
 }
 
 /// Who gets a message: everyone in `plain`, and one member of each of `queues`.
@@ -35,7 +45,7 @@ struct Node<T> {
 pub struct Matches<T> {
     /// Subscribers without a queue group.
     pub plain: Vec<T>,
-    /// Queue groups; members that asked with different filters are merged by the group's name.
+    /// Queue groups by name; members that asked with different filters are merged.
     pub queues: Vec<QueueMatch<T>>,
 }
 
@@ -62,7 +72,13 @@ impl<T> Default for Level<T> {
 
 impl<T> Default for Node<T> {
     fn default() -> Self {
-        Self { next: Level::default(), plain: Vec::new(), queues: Vec::new() }
+        Self { next: Level::default(), plain: Members::default(), queues: BTreeMap::new() }
+    }
+}
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Self { entries: Vec::new(), holes: 0 }
     }
 }
 
@@ -94,7 +110,9 @@ impl<T: Clone> Sublist<T> {
     }
 
     /// Adds `subscriber` under a filter that was checked with [`is_filter`](crate::subject::is_filter).
-    pub fn insert(&mut self, filter: &[u8], queue: Option<&[u8]>, subscriber: T) {
+    ///
+    /// `id` tells it from others under this filter; ids that grow are the cheapest, and decide the order of a match.
+    pub fn insert(&mut self, filter: &[u8], queue: Option<&[u8]>, id: u64, subscriber: T) {
         let mut level = &mut self.root;
         let mut parts = tokens(filter).peekable();
         while let Some(token) = parts.next() {
@@ -104,8 +122,8 @@ impl<T: Clone> Sublist<T> {
                 continue;
             }
             match queue {
-                None => node.plain.push(subscriber),
-                Some(queue) => member_list(&mut node.queues, queue).push(subscriber),
+                None => node.plain.insert(id, subscriber),
+                Some(queue) => node.queues.entry(queue.into()).or_default().insert(id, subscriber),
             }
             break;
         }
@@ -113,12 +131,12 @@ impl<T: Clone> Sublist<T> {
         self.generation += 1;
     }
 
-    /// Removes the first subscriber under exactly this filter and queue for which `is_it` holds.
+    /// Removes the subscriber that was added under exactly this filter, queue and id.
     ///
     /// Returns it; nodes that became empty are freed.
-    pub fn remove(&mut self, filter: &[u8], queue: Option<&[u8]>, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    pub fn remove(&mut self, filter: &[u8], queue: Option<&[u8]>, id: u64) -> Option<T> {
         let parts: Vec<&[u8]> = tokens(filter).collect();
-        let removed = self.root.remove(&parts, queue, &is_it)?;
+        let removed = self.root.remove(&parts, queue, id)?;
         self.len -= 1;
         self.generation += 1;
         Some(removed)
@@ -126,12 +144,20 @@ impl<T: Clone> Sublist<T> {
 
     /// Everyone whose filter matches the literal `subject`; nobody if it has an empty token.
     pub fn matches(&self, subject: &[u8]) -> Matches<T> {
-        let mut found = Matches::default();
+        let mut found = Found { plain: Vec::new(), queues: BTreeMap::new() };
         if tokens(subject).all(|token| !token.is_empty()) {
             self.root.collect(subject, &mut found);
         }
-        found
+        let queues = found.queues.into_iter();
+        let queues = queues.map(|(queue, members)| QueueMatch { queue: queue.into(), members }).collect();
+        Matches { plain: found.plain, queues }
     }
+}
+
+/// [`Matches`] in the making.
+struct Found<'a, T> {
+    plain: Vec<T>,
+    queues: BTreeMap<&'a [u8], Vec<T>>,
 }
 
 impl<T: Clone> Level<T> {
@@ -149,7 +175,7 @@ impl<T: Clone> Level<T> {
         }
     }
 
-    fn collect(&self, rest: &[u8], found: &mut Matches<T>) {
+    fn collect<'a>(&'a self, rest: &[u8], found: &mut Found<'a, T>) {
         let (token, after) = match memchr::memchr(b'.', rest) {
             Some(dot) => (&rest[..dot], Some(&rest[dot + 1..])),
             None => (rest, None),
@@ -165,7 +191,7 @@ impl<T: Clone> Level<T> {
         }
     }
 
-    fn remove(&mut self, parts: &[&[u8]], queue: Option<&[u8]>, is_it: &impl Fn(&T) -> bool) -> Option<T> {
+    fn remove(&mut self, parts: &[&[u8]], queue: Option<&[u8]>, id: u64) -> Option<T> {
         let (token, rest) = parts.split_first()?;
         let node = match *token {
             ANY => self.any.as_deref_mut()?,
@@ -173,7 +199,7 @@ impl<T: Clone> Level<T> {
             literal => self.literals.get_mut(literal)?,
         };
         let removed =
-            if rest.is_empty() { node.take(queue, is_it)? } else { node.next.remove(rest, queue, is_it)? };
+            if rest.is_empty() { node.take(queue, id)? } else { node.next.remove(rest, queue, id)? };
         if node.is_empty() {
             match *token {
                 ANY => self.any = None,
@@ -190,24 +216,21 @@ impl<T: Clone> Level<T> {
 }
 
 impl<T: Clone> Node<T> {
-    fn take_into(&self, found: &mut Matches<T>) {
-        found.plain.extend_from_slice(&self.plain);
-        for group in &self.queues {
-            member_list(&mut found.queues, &group.queue).extend_from_slice(&group.members);
+    fn take_into<'a>(&'a self, found: &mut Found<'a, T>) {
+        found.plain.extend(self.plain.iter().cloned());
+        for (queue, members) in &self.queues {
+            found.queues.entry(queue).or_default().extend(members.iter().cloned());
         }
     }
 
-    fn take(&mut self, queue: Option<&[u8]>, is_it: &impl Fn(&T) -> bool) -> Option<T> {
+    fn take(&mut self, queue: Option<&[u8]>, id: u64) -> Option<T> {
         let Some(queue) = queue else {
-            let at = self.plain.iter().position(is_it)?;
-            return Some(self.plain.remove(at));
+            return self.plain.remove(id);
         };
-        let group = self.queues.iter().position(|group| &*group.queue == queue)?;
-        let members = &mut self.queues[group].members;
-        let at = members.iter().position(is_it)?;
-        let removed = members.remove(at);
+        let members = self.queues.get_mut(queue)?;
+        let removed = members.remove(id)?;
         if members.is_empty() {
-            self.queues.remove(group);
+            self.queues.remove(queue);
         }
         Some(removed)
     }
@@ -217,12 +240,36 @@ impl<T: Clone> Node<T> {
     }
 }
 
-fn member_list<'a, T>(groups: &'a mut Vec<QueueMatch<T>>, queue: &[u8]) -> &'a mut Vec<T> {
-    let at = groups.iter().position(|group| &*group.queue == queue).unwrap_or_else(|| {
-        groups.push(QueueMatch { queue: queue.into(), members: Vec::new() });
-        groups.len() - 1
-    });
-    &mut groups[at].members
+impl<T> Members<T> {
+    fn insert(&mut self, id: u64, subscriber: T) {
+        let at = match self.entries.last() {
+            Some((last, _)) if *last >= id => self.entries.partition_point(|(held, _)| *held < id),
+            _ => self.entries.len(),
+        };
+        self.entries.insert(at, (id, Some(subscriber)));
+    }
+
+    fn remove(&mut self, id: u64) -> Option<T> {
+        let first = self.entries.partition_point(|(held, _)| *held < id);
+        // More than one of an id: a hole and who came after it.
+        let same = self.entries[first..].iter_mut().take_while(|(held, _)| *held == id);
+        let removed = same.filter_map(|(_, subscriber)| subscriber.take()).next()?;
+        self.holes += 1;
+        if self.holes * 2 > self.entries.len() {
+            self.entries.retain(|(_, subscriber)| subscriber.is_some());
+            self.entries.shrink_to(2 * self.entries.len());
+            self.holes = 0;
+        }
+        Some(removed)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().filter_map(|(_, subscriber)| subscriber.as_ref())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.entries.len() == self.holes
+    }
 }
 
 #[cfg(test)]
@@ -239,7 +286,7 @@ mod tests {
     fn each_kind_of_filter_finds_its_subjects() {
         let mut list = Sublist::new();
         for (id, filter) in ["a.b", "a.*", "a.>", ">", "*.b", "a.b.c"].iter().enumerate() {
-            list.insert(filter.as_bytes(), None, id as u32);
+            list.insert(filter.as_bytes(), None, id as u64, id as u32);
         }
         assert_eq!(plain(&list, "a.b"), [0, 1, 2, 3, 4]);
         assert_eq!(plain(&list, "a.b.c"), [2, 3, 5]);
@@ -250,9 +297,9 @@ mod tests {
     #[test]
     fn members_of_a_group_are_merged_across_filters() {
         let mut list = Sublist::new();
-        list.insert(b"a.b", Some(b"q"), 1);
-        list.insert(b"a.*", Some(b"q"), 2);
-        list.insert(b"a.*", Some(b"other"), 3);
+        list.insert(b"a.b", Some(b"q"), 1, 1);
+        list.insert(b"a.*", Some(b"q"), 2, 2);
+        list.insert(b"a.*", Some(b"other"), 3, 3);
         let groups = list.matches(b"a.b").queues;
         let mut seen: Vec<_> = groups.into_iter().map(|group| (group.queue, group.members)).collect();
         seen.iter_mut().for_each(|(_, members)| members.sort_unstable());
@@ -263,13 +310,52 @@ mod tests {
     #[test]
     fn removing_frees_the_branch_and_moves_the_generation() {
         let mut list = Sublist::new();
-        list.insert(b"a.b.c", None, 1);
-        list.insert(b"a.b.c", Some(b"q"), 2);
+        list.insert(b"a.b.c", None, 1, 1);
+        list.insert(b"a.b.c", Some(b"q"), 2, 2);
         let before = list.generation();
-        assert_eq!(list.remove(b"a.b.c", None, |id| *id == 9), None);
+        assert_eq!(list.remove(b"a.b.c", None, 9), None);
         assert_eq!(list.generation(), before);
-        assert_eq!(list.remove(b"a.b.c", None, |id| *id == 1), Some(1));
-        assert_eq!(list.remove(b"a.b.c", Some(b"q"), |id| *id == 2), Some(2));
+        assert_eq!(list.remove(b"a.b.c", None, 1), Some(1));
+        assert_eq!(list.remove(b"a.b.c", Some(b"q"), 2), Some(2));
         assert!(list.generation() > before && list.is_empty() && list.root.is_empty());
+    }
+
+    /// The steps are not counted, they are made: at a cost that grows with the square this test would take minutes.
+    #[test]
+    fn removing_one_of_very_many_under_a_filter_does_not_look_at_the_others() {
+        const MANY: u64 = 200_000;
+        for queue in [None, Some(&b"q"[..])] {
+            let orders: [Box<dyn Iterator<Item = u64>>; 3] = [
+                Box::new(0..MANY),
+                Box::new((0..MANY).rev()),
+                // Coprime to their number, so each comes once.
+                Box::new((0..MANY).map(|n| n * 77_777 % MANY)),
+            ];
+            for order in orders {
+                let mut list = Sublist::new();
+                (0..MANY).for_each(|id| list.insert(b"a", queue, id, id));
+                for id in order {
+                    assert_eq!(list.remove(b"a", queue, id), Some(id));
+                }
+                assert!(list.is_empty() && list.root.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn holes_never_outnumber_the_members_and_order_is_kept() {
+        let mut members = Members::default();
+        for id in [3, 1, 2, 5, 4] {
+            members.insert(id, id);
+        }
+        assert_eq!(members.remove(1), Some(1));
+        assert_eq!(members.remove(1), None, "a hole is nobody");
+        members.insert(1, 10);
+        assert_eq!(members.iter().copied().collect::<Vec<_>>(), [10, 2, 3, 4, 5]);
+        for id in [1, 5, 3, 4] {
+            members.remove(id).unwrap();
+            assert!(members.holes * 2 <= members.entries.len());
+        }
+        assert_eq!(members.iter().copied().collect::<Vec<_>>(), [2]);
     }
 }

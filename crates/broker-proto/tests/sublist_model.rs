@@ -35,11 +35,11 @@ proptest! {
         for (id, (add, filter, group)) in (changes as Vec<Change>).into_iter().enumerate() {
             let queue = group.map(|group| [b'q', b'0' + group]);
             if add {
-                trie.insert(filter.as_bytes(), queue.as_ref().map(<[u8; 2]>::as_slice), id);
+                trie.insert(filter.as_bytes(), queue.as_ref().map(<[u8; 2]>::as_slice), id as u64, id);
                 model.push((id, filter, group));
             } else if let Some(at) = model.iter().position(|(_, f, g)| *f == filter && *g == group) {
                 let (victim, ..) = model.remove(at);
-                let removed = trie.remove(filter.as_bytes(), queue.as_ref().map(<[u8; 2]>::as_slice), |id| *id == victim);
+                let removed = trie.remove(filter.as_bytes(), queue.as_ref().map(<[u8; 2]>::as_slice), victim as u64);
                 prop_assert_eq!(removed, Some(victim));
             }
             prop_assert_eq!(trie.len(), model.len());

@@ -77,6 +77,8 @@ impl Link {
 /// One subscription, shared by the trie, the route caches and its connection.
 #[derive(Debug)]
 pub(crate) struct Subscription {
+    /// Unique in the server; what the trie knows it by.
+    pub(crate) id: u64,
     pub(crate) link: Arc<Link>,
     pub(crate) filter: Box<[u8]>,
     pub(crate) queue: Option<Box<[u8]>>,
@@ -92,6 +94,7 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     pub(crate) fn new(
+        id: u64,
         link: Arc<Link>,
         filter: &[u8],
         queue: Option<&[u8]>,
@@ -99,6 +102,7 @@ impl Subscription {
         partly_denied: bool,
     ) -> Self {
         Self {
+            id,
             link,
             filter: filter.into(),
             queue: queue.map(Into::into),
@@ -160,7 +164,7 @@ mod tests {
 
     #[test]
     fn the_delivery_number_max_is_the_last() {
-        let sub = Subscription::new(Arc::new(Link::new(1, 0, 0)), b"a", None, b"7", false);
+        let sub = Subscription::new(1, Arc::new(Link::new(1, 0, 0)), b"a", None, b"7", false);
         assert_eq!(sub.count_delivery(), Delivery::Normal);
         assert!(!sub.set_max(2));
         assert_eq!(sub.count_delivery(), Delivery::Last);

@@ -13,6 +13,9 @@ use crate::link::Subscription;
 use crate::shard::inbox::Inbox;
 use crate::stats::ShardCounters;
 
+/// Removals for which the trie is locked at a time.
+const REMOVALS_PER_LOCK: usize = 1024;
+
 /// One per server, behind an `Arc` in every shard.
 pub(crate) struct Shared {
     pub(crate) server_id: String,
@@ -27,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) shards: Vec<ShardLink>,
     pub(crate) stopping: AtomicBool,
     client_ids: AtomicU64,
+    subscription_ids: AtomicU64,
     /// Written on SUB and UNSUB, read when a route is not in a shard's cache: a lock is off the path of messages.
     sublist: RwLock<Sublist<Arc<Subscription>>>,
     /// [`Sublist::generation`], readable without the lock: one load validates a cached route.
@@ -69,6 +73,7 @@ impl Shared {
             shards,
             stopping: AtomicBool::new(false),
             client_ids: AtomicU64::new(1),
+            subscription_ids: AtomicU64::new(1),
             sublist: RwLock::default(),
             generation: AtomicU64::new(0),
         }
@@ -76,6 +81,11 @@ impl Shared {
 
     pub(crate) fn next_client_id(&self) -> u64 {
         self.client_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What the trie calls a subscription.
+    pub(crate) fn next_subscription_id(&self) -> u64 {
+        self.subscription_ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Takes in one more connection, unless there are too many: returns the shard with the fewest.
@@ -113,19 +123,21 @@ impl Shared {
 
     pub(crate) fn subscribe(&self, subscription: &Arc<Subscription>) {
         self.change_subscriptions(|sublist| {
-            sublist.insert(&subscription.filter, subscription.queue.as_deref(), Arc::clone(subscription));
+            let (filter, queue) = (&subscription.filter, subscription.queue.as_deref());
+            sublist.insert(filter, queue, subscription.id, Arc::clone(subscription));
         });
     }
 
-    /// Removes all of them under one lock.
+    /// Removes all of them, a part at a time: other shards wait for the lock.
     pub(crate) fn unsubscribe<'a>(&self, subscriptions: impl IntoIterator<Item = &'a Arc<Subscription>>) {
-        self.change_subscriptions(|sublist| {
-            for subscription in subscriptions {
-                sublist.remove(&subscription.filter, subscription.queue.as_deref(), |held| {
-                    Arc::ptr_eq(held, subscription)
-                });
-            }
-        });
+        let mut subscriptions = subscriptions.into_iter().peekable();
+        while subscriptions.peek().is_some() {
+            self.change_subscriptions(|sublist| {
+                for subscription in subscriptions.by_ref().take(REMOVALS_PER_LOCK) {
+                    sublist.remove(&subscription.filter, subscription.queue.as_deref(), subscription.id);
+                }
+            });
+        }
     }
 
     fn change_subscriptions(&self, change: impl FnOnce(&mut Sublist<Arc<Subscription>>)) {

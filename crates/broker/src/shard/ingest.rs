@@ -327,9 +327,10 @@ impl Shard {
         }
         // A sid in use: the first subscription stays, without an error (client.go processSubEx).
         if !conn.subscriptions.contains_key(sid) {
+            let id = self.shared.next_subscription_id();
             let denied = access.subscribe.denies_part_of(filter);
             let subscription =
-                Arc::new(Subscription::new(Arc::clone(&conn.link), filter, queue, sid, denied));
+                Arc::new(Subscription::new(id, Arc::clone(&conn.link), filter, queue, sid, denied));
             self.shared.subscribe(&subscription);
             conn.subscriptions.insert(sid.into(), subscription);
             self.stats.subscriptions += 1;
