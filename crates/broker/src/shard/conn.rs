@@ -4,20 +4,19 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::outbound::Outbound;
+use super::responses::Responses;
 use crate::auth::Entry;
 use crate::connect::Connect;
 use crate::link::{Link, Subscription};
 
 /// Verdicts kept per connection.
 const VERDICTS_MAX: usize = 128;
-/// Open requests a responder may have; beyond it the expired ones are dropped, then the rest is refused.
-const RESPONSES_MAX: usize = 4096;
 
 /// A client of this shard.
 pub(crate) struct Conn {
@@ -36,7 +35,7 @@ pub(crate) struct Conn {
     /// The same for the reply subjects it names.
     pub(crate) reply_verdicts: Verdicts,
     /// Reply subjects it may answer on, if its identity has `allow_responses`.
-    pub(crate) responses: HashMap<Box<[u8]>, Response>,
+    pub(crate) responses: Responses,
     /// A frame that did not arrive whole. Nothing is allocated while there is none.
     pub(crate) partial: BytesMut,
     /// Bytes the partial frame needs before parsing it makes sense.
@@ -78,13 +77,6 @@ impl From<&Connect> for Says {
     }
 }
 
-/// A request that may be answered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Response {
-    left: u32,
-    until: Instant,
-}
-
 impl Conn {
     pub(crate) fn new(
         link: Arc<Link>,
@@ -104,7 +96,7 @@ impl Conn {
             subscriptions: HashMap::new(),
             verdicts: Verdicts::default(),
             reply_verdicts: Verdicts::default(),
-            responses: HashMap::new(),
+            responses: Responses::default(),
             partial: BytesMut::new(),
             needed: 0,
             outbound: Outbound::default(),
@@ -129,7 +121,7 @@ impl Conn {
         if self.verdicts.on(subject, |subject| access.publish.permits_subject(subject)) {
             return true;
         }
-        access.responses.is_some() && self.may_respond(subject)
+        access.responses.is_some() && self.responses.may_answer(subject, Instant::now())
     }
 
     /// Whether this client may ask for answers on `reply`: whoever answers publishes there with rights of its own, so
@@ -152,18 +144,6 @@ impl Conn {
         self.responses.clear();
     }
 
-    fn may_respond(&mut self, subject: &[u8]) -> bool {
-        let Some(response) = self.responses.get_mut(subject) else {
-            return false;
-        };
-        let in_time = Instant::now() <= response.until;
-        response.left = response.left.saturating_sub(1);
-        if response.left == 0 || !in_time {
-            self.responses.remove(subject);
-        }
-        in_time
-    }
-
     /// Whether a message on `subject` must be left out because of `deny`.
     pub(crate) fn is_denied(&mut self, subject: &[u8]) -> bool {
         self.entry.as_ref().is_some_and(|entry| entry.access.subscribe.denies_subject(subject))
@@ -174,14 +154,7 @@ impl Conn {
         let Some(rule) = self.entry.as_ref().and_then(|entry| entry.access.responses) else {
             return;
         };
-        let now = Instant::now();
-        if self.responses.len() >= RESPONSES_MAX {
-            self.responses.retain(|_, response| now <= response.until);
-        }
-        if self.responses.len() < RESPONSES_MAX && rule.max > 0 {
-            let until = now.checked_add(rule.ttl).unwrap_or(now + Duration::from_secs(365 * 24 * 3600));
-            self.responses.insert(reply.into(), Response { left: rule.max, until });
-        }
+        self.responses.expect(reply, rule, Instant::now());
     }
 }
 

@@ -22,6 +22,7 @@ mod message;
 mod outbound;
 mod pace;
 mod publish;
+mod responses;
 mod routes;
 pub(crate) mod tasks;
 mod timers;
