@@ -29,6 +29,16 @@ pub(crate) enum Envelope {
     Shutdown,
 }
 
+impl Envelope {
+    /// What it counts against the inbox: messages only, the rest is rare and small.
+    fn len_bytes(&self) -> usize {
+        match self {
+            Self::Batch(batch) => batch.len_bytes(),
+            Self::Connection(..) | Self::UsersChanged | Self::Shutdown => 0,
+        }
+    }
+}
+
 /// A shard's letter box. A std mutex, held for a push or a swap.
 pub(crate) struct Inbox {
     bytes_max: usize,
@@ -50,9 +60,7 @@ impl Inbox {
     }
 
     pub(crate) fn push(&self, envelope: Envelope) {
-        if let Envelope::Batch(batch) = &envelope {
-            self.bytes.fetch_add(batch.len_bytes(), Ordering::AcqRel);
-        }
+        self.bytes.fetch_add(envelope.len_bytes(), Ordering::AcqRel);
         let was_empty = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.push(envelope);
@@ -68,7 +76,9 @@ impl Inbox {
         loop {
             let taken = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             if !taken.is_empty() {
-                self.bytes.store(0, Ordering::Release);
+                // Not set to nothing: a push counts its bytes before it puts them here.
+                let bytes = taken.iter().map(Envelope::len_bytes).sum();
+                self.bytes.fetch_sub(bytes, Ordering::AcqRel);
                 self.drained.notify_waiters();
                 return taken;
             }
@@ -155,5 +165,34 @@ impl Batch {
             targets = rest;
             deliver(&message, mine);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(bytes: usize) -> Envelope {
+        let body = vec![b'x'; bytes];
+        let message = Msg { subject: b"", reply: None, header_len: None, body_crlf: &body, frame: None };
+        let mut batch = Batch::default();
+        batch.push(&message, &[]);
+        Envelope::Batch(batch)
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_still_on_their_way_in_stay_counted() {
+        let inbox = Inbox::new(8000);
+        inbox.push(batch(600));
+        // What a push has done when another thread interrupts it: counted, not yet put down.
+        inbox.bytes.fetch_add(1200, Ordering::AcqRel);
+        assert!(inbox.is_full());
+        assert_eq!(inbox.take().await.len(), 1);
+        assert!(inbox.is_full(), "the other batch is as large as it was");
+        inbox.waiting.lock().unwrap().push(batch(1200));
+        assert_eq!(inbox.take().await.len(), 1);
+        assert!(!inbox.is_full());
+        assert_eq!(inbox.bytes.load(Ordering::Acquire), 0);
+        inbox.until_drained().await;
     }
 }
