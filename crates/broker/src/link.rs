@@ -88,6 +88,8 @@ pub(crate) struct Subscription {
     delivered: AtomicU64,
     /// Deliveries after which it ends; 0 for never. Written by the owning shard only.
     max: AtomicU64,
+    /// UNSUB, a withdrawn permission or the end of the connection: what is on its way is not delivered any more.
+    ended: AtomicBool,
     /// Whether the permissions deny part of the filter, so that each delivery is looked at.
     partly_denied: AtomicBool,
 }
@@ -109,6 +111,7 @@ impl Subscription {
             spaced_sid: [b" ", sid, b" "].concat().into(),
             delivered: AtomicU64::new(0),
             max: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
             partly_denied: AtomicBool::new(partly_denied),
         }
     }
@@ -119,6 +122,15 @@ impl Subscription {
 
     pub(crate) fn spaced_sid(&self) -> &[u8] {
         &self.spaced_sid
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whoever still holds it - a cached route, a batch in an inbox - delivers to it no more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_partly_denied(&self) -> bool {
@@ -137,6 +149,9 @@ impl Subscription {
 
     /// Counts one delivery.
     pub(crate) fn count_delivery(&self) -> Delivery {
+        if self.has_ended() {
+            return Delivery::Ended;
+        }
         let delivered = self.delivered.load(Ordering::Relaxed) + 1;
         let max = self.max.load(Ordering::Relaxed);
         if max != 0 && delivered > max {
@@ -171,5 +186,22 @@ mod tests {
         assert_eq!(sub.count_delivery(), Delivery::Ended);
         assert!(sub.set_max(2));
         assert_eq!(sub.sid(), b"7");
+    }
+
+    #[test]
+    fn nothing_is_delivered_after_the_end() {
+        let sub = Subscription::new(1, Arc::new(Link::new(1, 0, 0)), b"a", None, b"7", false);
+        assert_eq!(sub.count_delivery(), Delivery::Normal);
+        sub.end();
+        assert_eq!(sub.count_delivery(), Delivery::Ended);
+    }
+
+    /// Then its last delivery would end whatever has its sid by now.
+    #[test]
+    fn an_ended_subscription_has_no_last_delivery() {
+        let sub = Subscription::new(1, Arc::new(Link::new(1, 0, 0)), b"a", None, b"7", false);
+        assert!(!sub.set_max(1));
+        sub.end();
+        assert_eq!(sub.count_delivery(), Delivery::Ended);
     }
 }

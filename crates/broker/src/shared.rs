@@ -128,12 +128,13 @@ impl Shared {
         });
     }
 
-    /// Removes all of them, a part at a time: other shards wait for the lock.
+    /// Ends them and removes all of them from the trie, a part at a time: other shards wait for the lock.
     pub(crate) fn unsubscribe<'a>(&self, subscriptions: impl IntoIterator<Item = &'a Arc<Subscription>>) {
         let mut subscriptions = subscriptions.into_iter().peekable();
         while subscriptions.peek().is_some() {
             self.change_subscriptions(|sublist| {
                 for subscription in subscriptions.by_ref().take(REMOVALS_PER_LOCK) {
+                    subscription.end();
                     sublist.remove(&subscription.filter, subscription.queue.as_deref(), subscription.id);
                 }
             });

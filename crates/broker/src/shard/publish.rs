@@ -141,7 +141,8 @@ impl Shard {
             for offset in 0..members.len() {
                 let target = &members[(start + offset) % members.len()];
                 let link = &target.link;
-                if link.is_closed() || Some(link.id) == skipped || link.is_stalled() != accept_stalled {
+                let is_gone = link.is_closed() || target.has_ended();
+                if is_gone || Some(link.id) == skipped || link.is_stalled() != accept_stalled {
                     continue;
                 }
                 let taken = if link.shard == self.index {
