@@ -64,6 +64,14 @@ pub(crate) struct Connect {
     pub(crate) pass: String,
 }
 
+impl Connect {
+    /// Reads the argument of CONNECT: a JSON object, `None` for anything else. A list of the fields' values, which the
+    /// decoder would take as well, is not one.
+    pub(crate) fn parse(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok().filter(|_| json.trim_ascii_start().starts_with(b"{"))
+    }
+}
+
 impl Default for Connect {
     fn default() -> Self {
         Self {
@@ -111,6 +119,16 @@ mod tests {
     fn unknown_keys_are_ignored_and_wrong_types_are_not() {
         assert!(serde_json::from_str::<Connect>(r#"{"lang":"x","tls_required":false}"#).is_ok());
         assert!(serde_json::from_str::<Connect>(r#"{"verbose":"yes"}"#).is_err());
+    }
+
+    #[test]
+    fn only_an_object_is_a_connect() {
+        assert!(Connect::parse(b"{}").is_some() && Connect::parse(b" {\"name\":\"x\"}").is_some());
+        let list = r#"[false,false,true,true,true,1,"name","","","","token","",""]"#;
+        assert!(serde_json::from_str::<Connect>(list).is_ok(), "the decoder would take it");
+        for json in [list, "[]", "null", "1", "{", ""] {
+            assert!(Connect::parse(json.as_bytes()).is_none(), "{json}");
+        }
     }
 
     #[test]

@@ -262,7 +262,7 @@ impl Shard {
     }
 
     fn connect(&mut self, slot: usize, json: &[u8]) {
-        let Ok(connect) = serde_json::from_slice::<Connect>(json) else {
+        let Some(connect) = Connect::parse(json) else {
             tracing::info!("CONNECT is not the JSON it should be");
             return self.close(slot, End::Quiet);
         };
