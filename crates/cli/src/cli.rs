@@ -75,7 +75,7 @@ pub(crate) enum Verb {
     Up(up::Args),
     /// Stop the daemon and its agents
     Down(down::Args),
-    /// Start an agent
+    /// Start a new agent, or a stopped one again
     Spawn(spawn::Args),
     /// Start an agent, show its output, end with its exit code
     Run(run::Args),
@@ -83,7 +83,7 @@ pub(crate) enum Verb {
     Ps(ps::Args),
     /// Show the daemon, or one agent
     Status(status::Args),
-    /// Give an agent one turn of input
+    /// Say something to an agent: one turn of input
     Send(send::Args),
     /// Show what an agent printed and did
     Logs(logs::Args),
@@ -101,7 +101,7 @@ pub(crate) enum Verb {
     Restart(restart::Args),
     /// Forget a stopped agent and its logs
     Rm(rm::Args),
-    /// Show what happened
+    /// Show what happened to the agents and the daemon
     Events(events::Args),
     /// Check that everything needed is there
     Doctor(doctor::Args),

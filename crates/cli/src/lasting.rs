@@ -19,7 +19,7 @@ pub(crate) async fn keep(clients: watch::Sender<Client>, options: Options, scree
         let client = clients.borrow().clone();
         client.connected().await;
         lost(&client).await;
-        screen.note("the daemon is away; agents go on without it, this waits for it");
+        screen.note("the daemon is away; waiting for it");
         if !is_back(&client).await {
             clients.send_replace(connect(&options).await);
         }

@@ -291,19 +291,21 @@ fn an_attached_person_speaks_and_listens() {
 #[test]
 fn a_person_who_leaves_does_not_wait_for_a_host() {
     let world = World::up();
-    world.spawn("deaf", "echo here; exec sleep 100");
-    let mut attach = Running::start(world.command(&["attach", "deaf"]));
-    let host = world.json(&["status", "deaf"])[0]["host_pid"].to_string();
+    world.spawn("cat", "exec cat");
+    let mut attach = Running::start(world.command(&["attach", "cat"]));
+    let mut said = BufReader::new(attach.0.stdout.take().unwrap()).lines();
+    let mut keyboard = attach.0.stdin.take().unwrap();
+    writeln!(keyboard, "hello").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "hello");
+    let host = world.json(&["status", "cat"])[0]["host_pid"].to_string();
     let signal = |signal: &str, pid: &str| {
         assert!(Command::new("kill").args([signal, pid]).status().unwrap().success());
     };
     signal("-STOP", &host);
-    let mut keyboard = attach.0.stdin.take().unwrap();
     writeln!(keyboard, "nobody takes this").unwrap();
     let start = std::time::Instant::now();
-    // It may not listen to signals yet: then it ends all the same, and as fast.
     signal("-INT", &attach.0.id().to_string());
-    attach.0.wait().unwrap();
+    assert_eq!(attach.0.wait().unwrap().code(), Some(0));
     let waited = start.elapsed();
     signal("-CONT", &host);
     assert!(waited < std::time::Duration::from_secs(4), "{waited:?}");

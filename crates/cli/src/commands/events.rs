@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Go on with what happens
     #[arg(short, long)]
     follow: bool,
-    /// Only what is younger: 10m, or a time [default: the newest 50]
+    /// Only what came since then: 10m (ago), or 2026-11-20T21:00:00Z; without it, the newest 50
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
     /// Only what is about this agent

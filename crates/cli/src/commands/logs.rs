@@ -11,6 +11,10 @@ use crate::when::{Since, parse_since};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Examples:
+  ostler logs -f --tail 20 reviewer
+  ostler logs --since 10m reviewer
+
 Lines of the agent are printed as they were, its standard error to standard error. With --json each \
 output is one line: the message as it was published, with its `position` when it was read from the record.")]
 pub(crate) struct Args {
@@ -19,10 +23,10 @@ pub(crate) struct Args {
     /// Go on with what comes
     #[arg(short, long)]
     follow: bool,
-    /// Only what is younger: 10m, or a time
+    /// Only what came since then: 10m (ago), or 2026-11-20T21:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only the last so many
+    /// Only the last N lines and events
     #[arg(long, value_name = "N")]
     tail: Option<u32>,
 }

@@ -9,7 +9,7 @@ use crate::screen::{Detail, Screen};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Also list agents that have ended as wanted
+    /// Also list agents that were stopped or are done
     #[arg(short, long)]
     all: bool,
 }

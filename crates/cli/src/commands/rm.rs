@@ -12,7 +12,7 @@ use crate::screen::Screen;
 pub(crate) struct Args {
     /// The agent
     name: AgentId,
-    /// Stop it first when it runs
+    /// End it first when it runs, without its grace period
     #[arg(short, long)]
     force: bool,
 }
