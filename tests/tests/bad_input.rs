@@ -166,7 +166,10 @@ async fn names_that_break_the_rule_are_refused_with_the_rule() {
         assert_refused(&output, 2, &["1 to 64 characters"]);
     }
     let nobody = bus.client.request_bytes::<JsonMap>("agent.a.gallop", "{}".into(), SOON).await;
-    assert!(matches!(nobody, Err(Error::NoResponders { .. })), "told at once that nobody answers: {nobody:?}");
+    assert!(
+        matches!(nobody, Err(Error::NoResponders { .. })),
+        "told at once that nobody answers: {nobody:?}"
+    );
     assert_works(&bus).await;
 }
 
