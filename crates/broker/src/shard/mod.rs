@@ -182,6 +182,13 @@ impl Shard {
         self.conns.get_mut(slot)?.as_deref_mut()
     }
 
+    /// Cuts off the connection that `link` names, unless it ended.
+    fn close_of(&mut self, link: &Link) {
+        if self.conn(link).is_some() {
+            self.close(link.slot, End::Cut);
+        }
+    }
+
     /// Appends to what waits for the client, to be written at the end of the batch. May end the connection: who
     /// does not read what the server says is a slow consumer too.
     fn send_with(&mut self, slot: usize, write: impl FnOnce(&mut Vec<u8>)) {

@@ -95,15 +95,61 @@ async fn turn_away(stream: TcpStream) {
     let _ = timeout(DRAIN_MAX, drain(&stream, outbound)).await;
 }
 
-/// The task of a connection: waits for bytes, and where the shard says so for others.
+/// Ends a connection when one of its tasks ends otherwise than it should: by a panic, which would leave the socket open
+/// and nobody there to read or write it.
+struct Guard {
+    shard: Handle,
+    link: Arc<Link>,
+    is_done: bool,
+}
+
+impl Guard {
+    fn new(shard: &Handle, link: &Arc<Link>) -> Self {
+        Self { shard: Rc::clone(shard), link: Arc::clone(link), is_done: false }
+    }
+
+    /// The task ends as it should.
+    fn done(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // A shard that is still borrowed here is one whose thread is ending.
+        if !self.is_done
+            && !self.link.is_closed()
+            && let Ok(mut shard) = self.shard.try_borrow_mut()
+        {
+            tracing::error!(client = self.link.id, "a task of this connection failed; it is closed");
+            shard.close_of(&self.link);
+        }
+    }
+}
+
+/// The task of a connection: reads it to its end.
 pub(super) async fn serve(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+    let guard = Guard::new(&shard, &link);
+    read_to_end(shard, link, stream).await;
+    guard.done();
+}
+
+/// The task of a connection whose socket was full: writes until nothing waits any more.
+pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+    let guard = Guard::new(&shard, &link);
+    write_to_end(shard, link, stream).await;
+    guard.done();
+}
+
+/// Waits for bytes, and where the shard says so for others.
+async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
     let (shared, stall_max) = {
         let shard = shard.borrow();
         (Arc::clone(&shard.shared), shard.shared.limits.stall_max)
     };
     loop {
         if stream.readable().await.is_err() {
-            return;
+            return shard.borrow_mut().close_of(&link);
         }
         loop {
             let next = shard.borrow_mut().read(&link, &stream);
@@ -122,8 +168,8 @@ pub(super) async fn serve(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>)
     }
 }
 
-/// Writes for a connection whose socket was full, until nothing waits any more.
-pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+/// Waits for a socket that was full.
+async fn write_to_end(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
     let write_deadline = shard.borrow().shared.limits.write_deadline;
     let Some((taken, waiting)) = shard.borrow_mut().backlog(&link) else {
         return;
@@ -220,4 +266,56 @@ async fn drain(stream: &TcpStream, mut outbound: Outbound) {
         }
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::options::Builder;
+
+    fn shared() -> Arc<Shared> {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        Arc::new(Shared::new(&Builder::default().shards(1), "id".into(), listen))
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_takes_its_connection_along() {
+        let shared = shared();
+        let shard = Shard::new(0, Arc::clone(&shared));
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let (stream, peer) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let tasks = LocalSet::new();
+        tasks
+            .run_until(async {
+                assert_eq!(shared.admit(), Some(0));
+                assert!(shard.borrow_mut().receive(vec![Envelope::Connection(stream, peer)]));
+                let link = shard.borrow().conns[0].as_ref().map(|conn| Arc::clone(&conn.link)).unwrap();
+                let (handle, held) = (Rc::clone(&shard), Arc::clone(&link));
+                let failing = tokio::task::spawn_local(async move {
+                    let _guard = Guard::new(&handle, &held);
+                    let _borrowed = handle.borrow_mut();
+                    panic!("what a task never should do");
+                });
+                assert!(failing.await.unwrap_err().is_panic());
+                assert!(link.is_closed() && shard.borrow().conns[0].is_none());
+            })
+            .await;
+        client.read_to_end(&mut Vec::new()).expect("the server hangs up");
+        assert_eq!(shared.admit(), Some(0), "its place is free again");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_ends_as_it_should_closes_nothing() {
+        let shard = Shard::new(0, shared());
+        let link = Arc::new(Link::new(1, 0, 0));
+        Guard::new(&shard, &link).done();
+        assert!(!link.is_closed());
+    }
 }
