@@ -162,7 +162,7 @@ impl Builder {
             Some(n) if n > SHARDS_MAX => {
                 Err(Error::Option { option: "shards", problem: format!("at most {SHARDS_MAX}") })
             }
-            _ => Server::start(self),
+            _ => Server::start(&self),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{fmt, io};
 use nkeys::KeyPair;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
 
-use crate::auth::{Entry, Users};
+use crate::auth::Users;
 use crate::error::Error;
 use crate::options::Builder;
 use crate::shard::inbox::Envelope;
@@ -38,23 +38,14 @@ impl Server {
         Builder::default()
     }
 
-    pub(crate) fn start(options: Builder) -> Result<Self, Error> {
+    pub(crate) fn start(options: &Builder) -> Result<Self, Error> {
         let refused = |source| Error::Listen { address: options.listen, source };
         // Asked once here, so that a connection never meets a system without randomness.
         getrandom::fill(&mut [0; 1]).map_err(|error| Error::Start(io::Error::other(error)))?;
         let listener = TcpListener::bind(options.listen).map_err(refused)?;
         let listen = listener.local_addr().map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
-        let shared = Arc::new(Shared::new(
-            KeyPair::new_server().public_key(),
-            options.server_name.clone(),
-            listen,
-            options.limits.clone(),
-            options.users.clone(),
-            options.allow_anonymous.then(|| Arc::new(Entry::anonymous())),
-            options.strict_messages,
-            options.shard_count(),
-        ));
+        let shared = Arc::new(Shared::new(options, KeyPair::new_server().public_key(), listen));
         let server = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
         let mut listener = Some(listener);
         for index in 0..shared.shards.len() {

@@ -10,6 +10,7 @@ use ostler_broker_proto::Sublist;
 use crate::auth::{Entry, Users};
 use crate::limits::Limits;
 use crate::link::Subscription;
+use crate::options::Builder;
 use crate::shard::inbox::Inbox;
 use crate::stats::ShardCounters;
 
@@ -46,30 +47,21 @@ pub(crate) struct ShardLink {
 }
 
 impl Shared {
-    pub(crate) fn new(
-        server_id: String,
-        server_name: String,
-        listen: SocketAddr,
-        limits: Limits,
-        users: Users,
-        anonymous: Option<Arc<Entry>>,
-        strict_messages: bool,
-        shards: usize,
-    ) -> Self {
+    pub(crate) fn new(options: &Builder, server_id: String, listen: SocketAddr) -> Self {
         let link = |_| ShardLink {
-            inbox: Inbox::new(limits.pending_bytes_max),
+            inbox: Inbox::new(options.limits.pending_bytes_max),
             counters: ShardCounters::default(),
             connections: AtomicUsize::new(0),
         };
-        let shards = (0..shards).map(link).collect();
+        let shards = (0..options.shard_count()).map(link).collect();
         Self {
             server_id,
-            server_name,
+            server_name: options.server_name.clone(),
             listen,
-            limits,
-            users,
-            anonymous,
-            strict_messages,
+            limits: options.limits.clone(),
+            users: options.users.clone(),
+            anonymous: options.allow_anonymous.then(|| Arc::new(Entry::anonymous())),
+            strict_messages: options.strict_messages,
             shards,
             stopping: AtomicBool::new(false),
             client_ids: AtomicU64::new(1),
