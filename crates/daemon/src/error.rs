@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// Another daemon owns the state directory.
-    #[error("a daemon runs already for {} (process {})", .dir.display(), .pid.map_or("unknown".to_owned(), |pid| pid.to_string()))]
+    #[error("a daemon runs already for {} (pid {})", .dir.display(), .pid.map_or("unknown".to_owned(), |pid| pid.to_string()))]
     AlreadyRunning {
         /// The state directory.
         dir: PathBuf,

@@ -21,6 +21,8 @@ use crate::{Error, StateDir, identities};
 
 /// How long a host that holds its lock may take to say who it is.
 const RECORD_PATIENCE: Duration = Duration::from_secs(3);
+/// How long killed processes may take to leave their control group.
+const CGROUP_PATIENCE: Duration = Duration::from_secs(2);
 /// How often is looked meanwhile, and for the end of a host the kernel gives no descriptor for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// How long a host may outlive its guard: it clears the tree away itself and hands its output over.
@@ -90,7 +92,7 @@ impl Node for Machine {
             }
             std::thread::sleep(LOOK_INTERVAL);
         }
-        Adoption::Gone(Box::new(clear_up(&self.state, agent, run)))
+        Adoption::Gone(Box::new(clear_up(&self.state, agent, run, self.cgroup_of(run))))
     }
 
     fn rss_bytes(&self) -> u64 {
@@ -142,7 +144,7 @@ impl Machine {
             agent_dir: self.state.agent(agent),
             endpoint_file: self.state.endpoint(),
             key_file: self.state.host_key(agent),
-            cgroup: self.cgroup_parent.as_ref().map(|parent| parent.join(format!("ostler-{}", plan.run_id))),
+            cgroup: self.cgroup_of(plan.run_id),
             heartbeat_ms: self.heartbeat_ms,
             buffer_bytes_max: self.buffer_bytes_max,
             run_dir,
@@ -169,7 +171,7 @@ impl Machine {
 
     /// Reports the end of a run's guard, which is the end of everything in the run.
     fn watch(&self, agent: AgentId, run: RunId, guard: ProcessIdentity) {
-        let (state, notices) = (self.state.clone(), self.notices.clone());
+        let (state, notices, cgroup) = (self.state.clone(), self.notices.clone(), self.cgroup_of(run));
         self.runtime.spawn(async move {
             if let Err(error) = platform::pidfd_exited(guard.pid, guard.start_time).await {
                 tracing::warn!(%agent, %error, "the host is watched by looking");
@@ -179,7 +181,7 @@ impl Machine {
             }
             let gone = tokio::task::spawn_blocking(move || {
                 outwait_host(&state, &agent, run);
-                clear_up(&state, &agent, run)
+                clear_up(&state, &agent, run, cgroup)
             })
             .await;
             if let Ok(gone) = gone {
@@ -187,6 +189,11 @@ impl Machine {
                 let _ = notices.send(Notice::HostGone(Box::new(gone))).await;
             }
         });
+    }
+
+    /// The control group a run is to make for its agent.
+    fn cgroup_of(&self, run: RunId) -> Option<PathBuf> {
+        self.cgroup_parent.as_ref().map(|parent| parent.join(format!("ostler-{run}")))
     }
 
     fn record(&self, agent: &AgentId, run: RunId) -> Option<HostRecord> {
@@ -283,15 +290,16 @@ fn outwait_host(state: &StateDir, agent: &AgentId, run: RunId) {
     }
 }
 
-/// Ends whatever a run left behind and reads its last words; blocking.
-fn clear_up(state: &StateDir, agent: &AgentId, run: RunId) -> HostGone {
+/// Ends whatever a run left behind and reads its last words; blocking. A host that was killed early has no record: then
+/// its control group is the one it was to make.
+fn clear_up(state: &StateDir, agent: &AgentId, run: RunId, cgroup: Option<PathBuf>) -> HostGone {
     let run_dir = state.run(agent, run);
     let record = read_record(&run_dir);
-    if let Some(cgroup) = record.as_ref().and_then(|record| record.cgroup.as_deref()) {
-        let cgroup = Cgroup::existing(cgroup);
+    let cgroup = record.as_ref().and_then(|record| record.cgroup.clone()).or(cgroup);
+    let cgroup = cgroup.as_deref().map(Cgroup::existing);
+    if let Some(cgroup) = &cgroup {
         // Gone already in the ordinary case: the guard removed it.
         let _ = cgroup.kill();
-        let _ = cgroup.remove();
     }
     match platform::sweep(&run.to_string()) {
         Ok(killed) if !killed.is_empty() => {
@@ -300,7 +308,22 @@ fn clear_up(state: &StateDir, agent: &AgentId, run: RunId) -> HostGone {
         Ok(_) => {}
         Err(error) => tracing::error!(%agent, %error, "left-over processes cannot be looked for"),
     }
+    if let Some(cgroup) = &cgroup {
+        remove_when_empty(cgroup, agent);
+    }
     HostGone { agent_id: agent.clone(), run_id: run, record, spool: read_spool(&run_dir.join(SPOOL_FILE)) }
+}
+
+/// Removes a control group as soon as those who were killed in it are gone, which takes the kernel a moment.
+fn remove_when_empty(cgroup: &Cgroup, agent: &AgentId) {
+    let deadline = std::time::Instant::now() + CGROUP_PATIENCE;
+    while let Err(error) = cgroup.remove() {
+        if std::time::Instant::now() > deadline {
+            tracing::warn!(%agent, %error, "the control group of a lost run cannot be removed");
+            return;
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 fn read_record(run_dir: &Path) -> Option<HostRecord> {
