@@ -160,6 +160,26 @@ fn a_client_that_does_not_read_what_the_server_tells_it_is_cut_off() {
     }
 }
 
+/// What they left unread waits for two seconds each; all of it together is bounded.
+#[test]
+fn clients_that_fill_their_backlog_and_end_do_not_pile_it_up() {
+    let server = local().shards(1).max_pending(32 << 20).allow_anonymous().start().unwrap();
+    let mut clients: Vec<Raw> = (0..6).map(|_| deaf(&server, "a")).collect();
+    let mut publisher = Raw::connect(server.local_addr());
+    // More than the kernel buffers, less than max_pending.
+    for _ in 0..24 {
+        publisher.send(publish("a", 1 << 20));
+    }
+    publisher.sync();
+    for client in &mut clients {
+        client.send("NONSENSE\r\n");
+    }
+    eventually("all are gone", || server.stats().connections == 1);
+    // Those that were cut off are told nothing, those that fit are.
+    let told = clients.iter_mut().map(Raw::until_closed).filter(|said| said.contains("-ERR")).count();
+    assert!(told < 6, "all were drained");
+}
+
 #[test]
 fn a_reader_that_takes_a_drop_at_a_time_is_cut_off() {
     let server = local().write_deadline(Duration::from_secs(1)).allow_anonymous().start().unwrap();

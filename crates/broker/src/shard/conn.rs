@@ -15,6 +15,8 @@ use crate::auth::Entry;
 use crate::connect::Connect;
 use crate::link::{Link, Subscription};
 
+/// Refusals logged per connection: a client that asks for nothing else must not fill the disk with them.
+const REFUSALS_LOGGED_MAX: u32 = 20;
 /// Verdicts kept per connection.
 const VERDICTS_MAX: usize = 128;
 
@@ -45,6 +47,8 @@ pub(crate) struct Conn {
     pub(crate) is_dirty: bool,
     /// The socket takes no more: a task waits for it, and nobody else writes.
     pub(crate) is_blocked: bool,
+    /// What it was refused so far, for the log.
+    refusals: u32,
     pub(crate) last_in: Instant,
     pub(crate) pings_out: u32,
     /// The round trip was measured by a first PING.
@@ -102,6 +106,7 @@ impl Conn {
             outbound: Outbound::default(),
             is_dirty: false,
             is_blocked: false,
+            refusals: 0,
             last_in: now,
             pings_out: 0,
             was_pinged: false,
@@ -135,6 +140,17 @@ impl Conn {
             || self.reply_verdicts.on(reply, |reply| {
                 access.subscribe.permits_subject(reply) && !access.publish.denies_subject(reply)
             })
+    }
+
+    /// Logs that it may not do `what` with `subject`, unless that happened too often.
+    pub(crate) fn log_refusal(&mut self, what: &str, subject: &[u8]) {
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals <= REFUSALS_LOGGED_MAX {
+            tracing::info!(client = self.link.id, what, subject = %subject.escape_ascii(), "refused");
+        }
+        if self.refusals == REFUSALS_LOGGED_MAX {
+            tracing::warn!(client = self.link.id, "refused too often: no more of this connection is logged");
+        }
     }
 
     /// Forgets what was decided by rules that no longer hold.

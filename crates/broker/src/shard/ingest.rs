@@ -319,7 +319,7 @@ impl Shard {
         }
         let access = conn.entry.as_ref().map(|entry| Arc::clone(&entry.access));
         let Some(access) = access.filter(|access| access.subscribe.permits_filter(filter)) else {
-            tracing::info!(client = conn.link.id, filter = %filter.escape_ascii(), "subscription refused");
+            conn.log_refusal("Subscription to", filter);
             return self.complain(slot, &subscribe_violation(filter, queue));
         };
         if conn.subscriptions.len() >= subscriptions_max {

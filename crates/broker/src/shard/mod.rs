@@ -31,6 +31,7 @@ use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ostler_broker_proto::codec::{write_err, write_info};
@@ -246,7 +247,14 @@ impl Shard {
             self.shared.unsubscribe(conn.subscriptions.values());
         }
         tracing::debug!(client = conn.link.id, peer = %conn.peer, ?end, "connection ended");
+        let is_serving = !self.shared.stopping.load(Ordering::Acquire);
         match end {
+            // Clients that fill their backlog, break a rule and come back would pile these up.
+            _ if is_serving
+                && self.draining.bytes() + conn.outbound.len() > self.shared.limits.pending_bytes_max =>
+            {
+                drop(socket2::SockRef::from(&*conn.stream).shutdown(Shutdown::Both));
+            }
             // Wakes the connection's task, whose read then ends.
             End::Cut => drop(socket2::SockRef::from(&*conn.stream).shutdown(Shutdown::Both)),
             End::Told(_) | End::Quiet => tasks::spawn_drain(&self.draining, conn.stream, conn.outbound),

@@ -93,10 +93,10 @@ impl Shard {
     /// Tells the client; returns whether it is still there.
     #[cold]
     fn refuse_publish(&mut self, slot: usize, what: &str, subject: &[u8]) -> bool {
-        let subject = String::from_utf8_lossy(subject);
         if let Some(conn) = self.at(slot) {
-            tracing::info!(client = conn.link.id, what, %subject, "publish refused");
+            conn.log_refusal(what, subject);
         }
+        let subject = String::from_utf8_lossy(subject);
         self.complain(slot, &format!("Permissions Violation for {what} \"{subject}\""));
         self.conns[slot].is_some()
     }

@@ -209,14 +209,20 @@ async fn keep_time(shard: Handle) {
     }
 }
 
-/// Counts the sockets that are being drained.
+/// Counts the sockets that are being drained, and the bytes that wait for them.
 #[derive(Default)]
 pub(super) struct Draining {
     count: Cell<usize>,
+    bytes: Cell<usize>,
     none: Notify,
 }
 
 impl Draining {
+    /// Bytes that wait for connections which ended.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
     async fn until_none(&self) {
         while self.count.get() > 0 {
             self.none.notified().await;
@@ -227,10 +233,13 @@ impl Draining {
 /// Sends the last bytes of a connection that ended and waits, for a while, for the client to hang up.
 pub(super) fn spawn_drain(draining: &Rc<Draining>, stream: Rc<TcpStream>, outbound: Outbound) {
     let draining = Rc::clone(draining);
+    let bytes = outbound.len();
     draining.count.set(draining.count.get() + 1);
+    draining.bytes.set(draining.bytes.get() + bytes);
     tokio::task::spawn_local(async move {
         let _ = timeout(DRAIN_MAX, drain(&stream, outbound)).await;
         draining.count.set(draining.count.get() - 1);
+        draining.bytes.set(draining.bytes.get() - bytes);
         if draining.count.get() == 0 {
             draining.none.notify_one();
         }
