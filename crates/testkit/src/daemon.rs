@@ -361,13 +361,29 @@ impl TestDaemon {
         self.dir.path().join("daemon-output.log")
     }
 
-    /// Every log of every host so far, with its path.
-    pub fn host_logs(&self) -> Vec<(PathBuf, String)> {
+    /// The directories of the runs that are still kept.
+    fn runs(&self) -> Vec<PathBuf> {
         let agents = fs::read_dir(self.state.path().join("agents")).into_iter().flatten().flatten();
         let runs =
             agents.flat_map(|agent| fs::read_dir(agent.path().join("runs")).into_iter().flatten().flatten());
-        runs.map(|run| run.path().join("host.log"))
-            .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
+        runs.map(|run| run.path()).collect()
+    }
+
+    /// Every log of every host so far, with its path.
+    pub fn host_logs(&self) -> Vec<(PathBuf, String)> {
+        let logs = self.runs().into_iter().map(|run| run.join("host.log"));
+        logs.filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text))).collect()
+    }
+
+    /// The control groups of runs that still exist.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let named = |file: PathBuf| {
+            let found: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+            Some(PathBuf::from(found.get("cgroup")?.as_str()?))
+        };
+        let runs = self.runs().into_iter();
+        runs.filter_map(|run| named(run.join("spec.json")).or_else(|| named(run.join("host.json"))))
+            .filter(|cgroup| cgroup.exists())
             .collect()
     }
 
@@ -397,7 +413,8 @@ impl TestDaemon {
         }
     }
 
-    fn clear_away(&mut self) -> Vec<Process> {
+    /// Ends everything; returns what the daemon should have ended: processes and control groups.
+    fn clear_away(&mut self) -> (Vec<Process>, Vec<PathBuf>) {
         if let Some(mut child) = self.child.take() {
             if !std::thread::panicking() && child.try_wait().is_ok_and(|ended| ended.is_none()) {
                 self.ostler(["down", "--timeout", "20s"]);
@@ -414,15 +431,22 @@ impl TestDaemon {
         }
         // A host that was just told goodbye may still be on its way out.
         let patience = Instant::now() + Duration::from_secs(2);
-        let mut left = self.processes();
-        while !left.is_empty() && !std::thread::panicking() && Instant::now() < patience {
+        let mut left = (self.processes(), self.cgroups());
+        while left != (Vec::new(), Vec::new()) && !std::thread::panicking() && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(10));
-            left = self.processes();
+            left = (self.processes(), self.cgroups());
         }
-        for _ in 0..10 {
-            self.processes().iter().for_each(|process| process::kill9(process.pid));
+        let patience = Instant::now() + Duration::from_secs(1);
+        loop {
+            let (processes, cgroups) = (self.processes(), self.cgroups());
+            if (processes.is_empty() && cgroups.is_empty()) || Instant::now() > patience {
+                break left;
+            }
+            processes.iter().for_each(|process| process::kill9(process.pid));
+            // Refused while somebody is still dying in it.
+            cgroups.iter().for_each(|cgroup| drop(fs::remove_dir(cgroup)));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        left
     }
 
     fn print_logs(&self) {
@@ -443,9 +467,9 @@ impl Drop for TestDaemon {
             return;
         }
         let left = self.clear_away();
-        if !left.is_empty() {
+        if left != (Vec::new(), Vec::new()) {
             self.print_logs();
-            panic!("processes were left: {left:#?}");
+            panic!("processes or control groups were left: {left:#?}");
         }
         self.assert_nothing_panicked();
     }

@@ -21,7 +21,7 @@ pub mod process;
 mod record;
 mod wait;
 
-pub use bus::{Bus, assert_gapless, lines, script};
+pub use bus::{Bus, assert_every_gap_is_told, assert_gapless, lines, script};
 pub use daemon::{CliOutput, Options, TestDaemon, fake_agent, ostler_bin};
 pub use record::Recorder;
 pub use wait::{PATIENCE, wait_for, wait_until, wait_until_blocking};
