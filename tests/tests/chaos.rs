@@ -20,11 +20,14 @@ struct Monkey {
     daemon: TestDaemon,
     random: fastrand::Rng,
     kills: BTreeMap<&'static str, usize>,
+    /// Every run there ever was; the daemon forgets the directories of old ones.
+    runs: BTreeSet<String>,
 }
 
 impl Monkey {
     /// Kills one process of one agent, or the daemon.
     fn round(&mut self) {
+        self.note_runs();
         let name = NAMES[self.random.usize(0..NAMES.len())];
         let record = self.daemon.host_record(name);
         let (what, victim) = match self.random.u32(0..10) {
@@ -40,6 +43,15 @@ impl Monkey {
         if let Some(victim) = victim.filter(is_running) {
             *self.kills.entry(what).or_default() += 1;
             process::kill9(victim.pid);
+        }
+    }
+
+    fn note_runs(&mut self) {
+        for name in NAMES {
+            let agent = AgentId::parse(name).expect("a proper name");
+            let runs = std::fs::read_dir(self.daemon.state().agent(&agent).join("runs"));
+            let runs = runs.into_iter().flatten().flatten();
+            self.runs.extend(runs.map(|run| run.file_name().to_string_lossy().into_owned()));
         }
     }
 
@@ -69,7 +81,12 @@ async fn after_two_hundred_random_kills_the_books_agree_with_the_processes() {
     let seed = seed();
     println!("run it again with OSTLER_TEST_SEED={seed}");
     let daemon = TestDaemon::start();
-    let mut monkey = Monkey { daemon, random: fastrand::Rng::with_seed(seed), kills: BTreeMap::new() };
+    let mut monkey = Monkey {
+        daemon,
+        random: fastrand::Rng::with_seed(seed),
+        kills: BTreeMap::new(),
+        runs: BTreeSet::new(),
+    };
     let bus = monkey.daemon.bus().await;
     for name in NAMES {
         let file = monkey.daemon.scratch().join(format!("{name}.pid"));
@@ -93,19 +110,18 @@ async fn after_two_hundred_random_kills_the_books_agree_with_the_processes() {
         agents.iter().all(|agent| agent.state == AgentState::Active).then_some(())
     })
     .await;
-    let daemon = monkey.daemon;
+    monkey.note_runs();
+    let (daemon, runs) = (monkey.daemon, monkey.runs);
     wait_until("as many processes as there should be", PATIENCE, || daemon.processes().len() == PROCESSES)
         .await;
     check_books(&daemon).await;
     check_no_zombies(&daemon).await;
     println!("the books agree {:?} after the first kill", start.elapsed());
 
-    let mut runs = BTreeSet::new();
     for name in NAMES {
         let log = bus.log(name).await;
         assert_every_gap_is_told(&log);
         check_lines(&log);
-        runs.extend(log.iter().map(|entry| entry.output.run_id));
     }
     let cgroups = daemon.host_record("a").and_then(|record| record.cgroup);
     for name in NAMES {
@@ -113,6 +129,7 @@ async fn after_two_hundred_random_kills_the_books_agree_with_the_processes() {
     }
     wait_until("only the daemon is left", PATIENCE, || daemon.processes().len() == 1).await;
     if let Some(parent) = cgroups.as_deref().and_then(std::path::Path::parent) {
+        println!("{} runs", runs.len());
         for run in runs {
             let group = parent.join(format!("ostler-{run}"));
             wait_until(&format!("{} is gone", group.display()), PATIENCE, || !group.exists()).await;
