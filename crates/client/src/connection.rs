@@ -244,7 +244,8 @@ impl Client {
     ///
     /// As [`Client::publish`].
     pub async fn forward(&self, message: Message) -> Result<(), Error> {
-        self.check_size(&message.subject, message.payload.len())?;
+        // The mark counts as payload on the wire: its name, its value and the lines around them.
+        self.check_size(&message.subject, message.payload.len() + FORWARDED_HEADER.len() + 32)?;
         let mut headers = HeaderMap::new();
         headers.insert(FORWARDED_HEADER, "1");
         match message.reply {

@@ -27,7 +27,7 @@ impl Loop {
                     }
                 }
                 Effect::Publish { subject, payload } => self.publish(&subject, payload).await?,
-                Effect::Forward(message) => self.client.forward(message).await?,
+                Effect::Forward(message) => self.forward(message).await?,
                 Effect::AskStatus(agent) => {
                     let subject = Subject::Agent(agent, AgentTopic::Status).to_string();
                     self.client.publish_bytes(&subject, Some(STATUS_INBOX), Bytes::new()).await?;
@@ -160,6 +160,22 @@ impl Loop {
                 Ok(())
             }
             result => Ok(result?),
+        }
+    }
+
+    async fn forward(&mut self, message: Message) -> Result<(), Error> {
+        let reply = message.reply_inbox().map(str::to_owned);
+        match (self.client.forward(message).await, reply) {
+            (Err(error @ ostler_client::Error::TooLarge { .. }), Some(reply)) => {
+                let refusal = ErrorReply::new(ErrorCode::TooLarge, error.to_string())
+                    .hint("ask again: its host hears it directly now");
+                self.answer(&reply, to_json(&refusal)).await
+            }
+            (Err(error @ ostler_client::Error::TooLarge { .. }), None) => {
+                tracing::warn!(%error, "a publication that waited for its host is dropped");
+                Ok(())
+            }
+            (result, _) => Ok(result?),
         }
     }
 
