@@ -2,8 +2,8 @@
 //!
 //! # Theory of operation
 //!
-//! One task owns the [`state::State`]. Its loop has three verbs: `select` waits for messages, notices and the clock
-//! and only builds an [`event::Event`]; `apply` decides, without waiting and without I/O; `perform` carries out what
+//! One task owns the state (`state.rs`). Its loop has three verbs: `select` waits for messages, notices and the clock
+//! and only builds an event (`event.rs`); `apply` decides, without waiting and without I/O; `perform` carries out what
 //! was decided, after everything it rests on is on disk. Events that arrive together share one transaction.
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //!                                                   store.commit --> perform: answer, publish, launch
 //! ```
 //!
-//! Start-up is not special: [`reconcile`] reads what was wanted and what is left running, and the ordinary events
+//! Start-up is not special: `reconcile.rs` reads what was wanted and what is left running, and the ordinary events
 //! follow. A dashboard can never show what a restart forgets, because nothing is announced before it is written.
 //!
 //! # When the disk is full
