@@ -72,8 +72,8 @@ impl Node for Machine {
         // The lock is held by the host and by its guard: while it is held, the run is not over.
         let deadline = std::time::Instant::now() + RECORD_PATIENCE;
         loop {
-            match platform::lock_file(&self.state.host_lock(agent)) {
-                Err(LockError::Held { .. }) => {}
+            let holder = match platform::lock_file(&self.state.host_lock(agent)) {
+                Err(LockError::Held { holder, .. }) => holder,
                 // While the lock is ours no host starts; without its specification none ever will. So a host that a
                 // killed daemon had just started cannot come to life beside the one that takes its place.
                 Ok(_lock) => {
@@ -81,13 +81,18 @@ impl Node for Machine {
                     break;
                 }
                 Err(LockError::Io { .. }) => break,
-            }
+            };
             if let Some(record) = self.record(agent, run) {
                 self.watch(agent.clone(), run, record.guard);
                 return Adoption::Alive(Box::new(record));
             }
             if std::time::Instant::now() > deadline {
-                tracing::error!(%agent, %run, "a host holds the lock and does not say who it is; it is cleared away");
+                tracing::error!(%agent, %run, "a host holds the lock and does not say who it is; it is ended");
+                // Who took the lock wrote its id into it, and it is held: by that process, or by the host below it, which
+                // ends when it sees its guard end.
+                if let Some(holder) = holder.and_then(Identity::of) {
+                    let _ = platform::kill(holder);
+                }
                 break;
             }
             std::thread::sleep(LOOK_INTERVAL);

@@ -13,8 +13,10 @@ use crate::outcome::{Effect, to_json};
 use crate::run::Loop;
 use crate::{Ended, Error, LaunchPlan};
 
-/// Pages read at the same time.
+/// Pages read at the same time; further ones wait for their turn.
 pub(crate) const PAGES_MAX: usize = 8;
+/// Tasks beside the loop at which a page is refused instead of waiting.
+const TASKS_MAX: usize = 256;
 
 impl Loop {
     pub(crate) async fn perform(&mut self, effects: Vec<Effect>) -> Result<Option<Ended>, Error> {
@@ -125,18 +127,23 @@ impl Loop {
         read: impl FnOnce(ostler_store::Reader<'_>) -> Result<Bytes, ostler_store::Error> + Send + 'static,
     ) {
         let Some(reply) = message.reply else { return };
-        let Ok(permit) = Arc::clone(&self.pages).try_acquire_owned() else {
+        if self.tasks.len() >= TASKS_MAX {
             let client = self.client.clone();
-            let refusal =
-                ErrorReply::new(ErrorCode::QueueFull, format!("{PAGES_MAX} pages are being read already"))
-                    .hint("ask again in a moment");
+            let refusal = ErrorReply::new(
+                ErrorCode::QueueFull,
+                format!("{TASKS_MAX} requests are being served already"),
+            )
+            .hint("ask again in a moment");
             self.tasks.spawn(async move {
                 let _ = client.publish_bytes(&reply, None, to_json(&refusal)).await;
             });
             return;
-        };
+        }
+        let pages = Arc::clone(&self.pages);
         let (client, store) = (self.client.clone(), self.store.clone());
         self.tasks.spawn(async move {
+            // Closed never: the semaphore lives as long as the loop.
+            let Ok(permit) = pages.acquire_owned().await else { return };
             let (done, done_rx) = oneshot::channel();
             let reading = tokio::task::spawn_blocking(move || {
                 let _ = done.send(store.read(read));
