@@ -272,15 +272,17 @@ impl Shard {
 
     /// Ends a batch: writes what it left for connections and shards, and lays the counters open.
     fn flush(&mut self) {
+        // Other shards first: they work while this one writes, and whoever sees a message of a batch may rely on it that
+        // the whole batch is on its way, also before a shutdown that it asks for.
+        for (shard, outbox) in self.outboxes.iter_mut().enumerate() {
+            if !outbox.is_empty() {
+                self.shared.shards[shard].inbox.push(Envelope::Batch(std::mem::take(outbox)));
+            }
+        }
         while let Some(slot) = self.dirty.pop() {
             if let Some(conn) = self.at(slot) {
                 conn.is_dirty = false;
                 self.write(slot);
-            }
-        }
-        for (shard, outbox) in self.outboxes.iter_mut().enumerate() {
-            if !outbox.is_empty() {
-                self.shared.shards[shard].inbox.push(Envelope::Batch(std::mem::take(outbox)));
             }
         }
         self.shared.shards[self.index].counters.publish(&self.stats);
