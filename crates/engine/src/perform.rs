@@ -15,7 +15,8 @@ use crate::{Ended, Error, LaunchPlan};
 
 /// Pages read at the same time; further ones wait for their turn.
 pub(crate) const PAGES_MAX: usize = 8;
-/// Tasks beside the loop at which a page is refused instead of waiting.
+/// Tasks beside the loop at which a page or a spawn is refused. Fewer than reports that may wait for the loop, so that
+/// every task can report and end, also when the loop only waits for them.
 const TASKS_MAX: usize = 256;
 
 impl Loop {
@@ -70,6 +71,9 @@ impl Loop {
     pub(crate) fn read(&mut self, message: Message) -> Option<Event> {
         match inbound::read_message(message, &self.node_id)? {
             Inbound::Event(event) => Some(event),
+            Inbound::Check { message, .. } if self.tasks.len() >= TASKS_MAX => {
+                Some(Event::Refuse { refusal: too_busy(), message })
+            }
             Inbound::Check { agent, request, message } => {
                 let (node, own) = (Arc::clone(&self.node), self.own.clone());
                 self.tasks.spawn(async move {
@@ -129,11 +133,7 @@ impl Loop {
         let Some(reply) = message.reply else { return };
         if self.tasks.len() >= TASKS_MAX {
             let client = self.client.clone();
-            let refusal = ErrorReply::new(
-                ErrorCode::QueueFull,
-                format!("{TASKS_MAX} requests are being served already"),
-            )
-            .hint("ask again in a moment");
+            let refusal = too_busy();
             self.tasks.spawn(async move {
                 let _ = client.publish_bytes(&reply, None, to_json(&refusal)).await;
             });
@@ -196,4 +196,9 @@ impl Loop {
             result => Ok(result?),
         }
     }
+}
+
+fn too_busy() -> ErrorReply {
+    ErrorReply::new(ErrorCode::QueueFull, format!("{TASKS_MAX} requests are being served already"))
+        .hint("ask again in a moment")
 }

@@ -101,6 +101,7 @@ impl Loop {
                 return Ok(Some(ended));
             }
             self.perform(outcome.effects).await?;
+            while self.tasks.try_join_next().is_some() {}
         }
     }
 

@@ -39,13 +39,6 @@ impl AgentState {
         }
     }
 
-    /// Reads the wire name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Starting, Self::Active, Self::Paused, Self::Stopping, Self::Terminated, Self::Error]
-            .into_iter()
-            .find(|state| state.as_str() == name)
-    }
-
     /// True while a host is responsible for the agent.
     pub fn is_live(self) -> bool {
         !matches!(self, Self::Terminated | Self::Error)

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, ExitStatus, NodeId, RunId, SpawnRequest, StatusMessage, Timestamp};
+use crate::{AgentId, NodeId, RunId, SpawnRequest, StatusMessage, Timestamp};
 
 /// File name of [`RunSpec`] in the run's directory.
 pub const SPEC_FILE: &str = "spec.json";
@@ -92,13 +92,6 @@ pub struct HostRecord {
     pub stop_asked: bool,
     /// When it was written.
     pub updated_at: Timestamp,
-}
-
-impl HostRecord {
-    /// How the agent's last process ended.
-    pub fn exit(&self) -> Option<ExitStatus> {
-        self.status.exit
-    }
 }
 
 /// A process id that cannot be mistaken for a later process of the same number.
