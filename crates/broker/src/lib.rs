@@ -45,6 +45,7 @@ mod server;
 mod shard;
 mod shared;
 mod stats;
+mod transport;
 
 pub use auth::{Credential, Identity, Users};
 pub use error::{Error, InvalidIdentity};

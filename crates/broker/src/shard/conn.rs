@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 use super::outbound::Outbound;
 use super::responses::Responses;
 use crate::auth::Entry;
 use crate::connect::Connect;
 use crate::link::{Link, Subscription};
+use crate::transport::Transport;
 
 /// Refusals logged per connection: a client that asks for nothing else must not fill the disk with them.
 const REFUSALS_LOGGED_MAX: u32 = 20;
@@ -23,7 +23,7 @@ const VERDICTS_MAX: usize = 128;
 /// A client of this shard.
 pub(crate) struct Conn {
     pub(crate) link: Arc<Link>,
-    pub(crate) stream: Rc<TcpStream>,
+    pub(crate) stream: Rc<Transport>,
     pub(crate) peer: SocketAddr,
     /// What this client must sign.
     pub(crate) nonce: String,
@@ -84,7 +84,7 @@ impl From<&Connect> for Says {
 impl Conn {
     pub(crate) fn new(
         link: Arc<Link>,
-        stream: Rc<TcpStream>,
+        stream: Rc<Transport>,
         peer: SocketAddr,
         nonce: String,
         now: Instant,

@@ -8,13 +8,13 @@ use std::time::Instant;
 use bytes::{BufMut, Bytes, BytesMut};
 use ostler_broker_proto::codec::write_info;
 use ostler_broker_proto::{ClientOp, Parsed, parse_client, subject};
-use tokio::net::TcpStream;
 
 use super::conn::Says;
 use super::{End, FIRST_PING, READ_BYTES, Shard};
 use crate::auth::Entry;
 use crate::connect::Connect;
 use crate::link::{Link, Subscription};
+use crate::transport::Transport;
 
 /// A frame at least this large keeps the buffer it was collected in, and subscribers share it.
 pub(super) const SHARE_BYTES_MIN: usize = 16 << 10;
@@ -41,7 +41,7 @@ pub(super) enum Next {
 
 impl Shard {
     /// Reads what the socket has, executes it, and writes what came of it.
-    pub(super) fn read(&mut self, link: &Link, stream: &TcpStream) -> Next {
+    pub(super) fn read(&mut self, link: &Link, stream: &Transport) -> Next {
         self.check_identities();
         // Lent out during a batch; a batch that ended in a panic did not give it back.
         self.read_buffer.resize(READ_BYTES, 0);

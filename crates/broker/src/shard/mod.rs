@@ -28,7 +28,7 @@ pub(crate) mod tasks;
 mod timers;
 
 use std::cell::RefCell;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -48,6 +48,7 @@ use crate::connect::{CLAIMED_VERSION, Info};
 use crate::link::Link;
 use crate::shared::Shared;
 use crate::stats::Stats;
+use crate::transport::Transport;
 
 /// Bytes per read: one system call for thousands of small messages, and it stays in the cache.
 const READ_BYTES: usize = 64 << 10;
@@ -127,10 +128,8 @@ impl Shard {
     }
 
     /// Takes over a connection: sends INFO and starts its task.
-    fn open(&mut self, stream: TcpStream, peer: SocketAddr) {
+    fn open(&mut self, stream: Transport, peer: SocketAddr) {
         let now = Instant::now();
-        // Small answers must not wait for an acknowledgement; a socket that refuses this works all the same.
-        let _ = stream.set_nodelay(true);
         let slot = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.conns.len() - 1
@@ -253,10 +252,10 @@ impl Shard {
             _ if is_serving
                 && self.draining.bytes() + conn.outbound.len() > self.shared.limits.pending_bytes_max =>
             {
-                drop(socket2::SockRef::from(&*conn.stream).shutdown(Shutdown::Both));
+                conn.stream.cut();
             }
             // Wakes the connection's task, whose read then ends.
-            End::Cut => drop(socket2::SockRef::from(&*conn.stream).shutdown(Shutdown::Both)),
+            End::Cut => conn.stream.cut(),
             End::Told(_) | End::Quiet => tasks::spawn_drain(&self.draining, conn.stream, conn.outbound),
         }
     }
@@ -430,7 +429,12 @@ impl Shard {
         for envelope in envelopes {
             match envelope {
                 Envelope::Connection(stream, peer) => match TcpStream::from_std(stream) {
-                    Ok(stream) => self.open(stream, peer),
+                    Ok(stream) => {
+                        // Small answers must not wait for an acknowledgement; a socket that refuses this works all
+                        // the same.
+                        let _ = stream.set_nodelay(true);
+                        self.open(Transport::Tcp(stream), peer);
+                    }
                     Err(error) => {
                         tracing::warn!(%peer, %error, "cannot take over a connection");
                         self.shared.dismiss(self.index);
@@ -473,7 +477,7 @@ fn write_out(conn: &mut Conn, pool: &mut Pool) -> std::io::Result<bool> {
             Err(error) => return Err(error),
         }
     }
-    Ok(true)
+    conn.stream.try_flush()
 }
 
 /// What a client signs, fresh for every connection: 11 random bytes, as many as nats-server takes.

@@ -22,6 +22,7 @@ use super::pace::Pace;
 use super::{End, Shard};
 use crate::link::Link;
 use crate::shared::Shared;
+use crate::transport::Transport;
 
 /// How long a closed connection may take to fetch its last bytes and to hang up itself.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -92,7 +93,7 @@ fn hand_over(shared: &Shared, shard: usize, stream: TcpStream, peer: SocketAddr)
 async fn turn_away(stream: TcpStream) {
     let mut outbound = Outbound::default();
     outbound.append_with(&mut Pool::default(), |out| write_err(out, "maximum connections exceeded"));
-    let _ = timeout(DRAIN_MAX, drain(&stream, outbound)).await;
+    let _ = timeout(DRAIN_MAX, drain(&Transport::Tcp(stream), outbound)).await;
 }
 
 /// Ends a connection when one of its tasks ends otherwise than it should: by a panic, which would leave the socket open
@@ -128,21 +129,21 @@ impl Drop for Guard {
 }
 
 /// The task of a connection: reads it to its end.
-pub(super) async fn serve(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+pub(super) async fn serve(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
     let guard = Guard::new(&shard, &link);
     read_to_end(shard, link, stream).await;
     guard.done();
 }
 
 /// The task of a connection whose socket was full: writes until nothing waits any more.
-pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
     let guard = Guard::new(&shard, &link);
     write_to_end(shard, link, stream).await;
     guard.done();
 }
 
 /// Waits for bytes, and where the shard says so for others.
-async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
     let (shared, stall_max) = {
         let shard = shard.borrow();
         (Arc::clone(&shard.shared), shard.shared.limits.stall_max)
@@ -169,7 +170,7 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
 }
 
 /// Waits for a socket that was full.
-async fn write_to_end(shard: Handle, link: Arc<Link>, stream: Rc<TcpStream>) {
+async fn write_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
     let write_deadline = shard.borrow().shared.limits.write_deadline;
     let Some((taken, waiting)) = shard.borrow_mut().backlog(&link) else {
         return;
@@ -231,13 +232,15 @@ impl Draining {
 }
 
 /// Sends the last bytes of a connection that ended and waits, for a while, for the client to hang up.
-pub(super) fn spawn_drain(draining: &Rc<Draining>, stream: Rc<TcpStream>, outbound: Outbound) {
+pub(super) fn spawn_drain(draining: &Rc<Draining>, stream: Rc<Transport>, outbound: Outbound) {
     let draining = Rc::clone(draining);
     let bytes = outbound.len();
     draining.count.set(draining.count.get() + 1);
     draining.bytes.set(draining.bytes.get() + bytes);
     tokio::task::spawn_local(async move {
         let _ = timeout(DRAIN_MAX, drain(&stream, outbound)).await;
+        // Also wakes the connection's own task, which would hold the socket of a client that never hangs up.
+        stream.cut();
         draining.count.set(draining.count.get() - 1);
         draining.bytes.set(draining.bytes.get() - bytes);
         if draining.count.get() == 0 {
@@ -246,7 +249,7 @@ pub(super) fn spawn_drain(draining: &Rc<Draining>, stream: Rc<TcpStream>, outbou
     });
 }
 
-async fn drain(stream: &TcpStream, mut outbound: Outbound) {
+async fn drain(stream: &Transport, mut outbound: Outbound) {
     let mut pool = Pool::default();
     while !outbound.is_empty() {
         match outbound.write_once(&mut pool, |slices| stream.try_write_vectored(slices)) {
@@ -259,7 +262,12 @@ async fn drain(stream: &TcpStream, mut outbound: Outbound) {
             Err(_) => return,
         }
     }
-    if socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write).is_err() {
+    while let Ok(false) = stream.try_flush() {
+        if stream.writable().await.is_err() {
+            return;
+        }
+    }
+    if stream.shutdown_write().is_err() {
         return;
     }
     let _ = timeout(LINGER_MAX, async {

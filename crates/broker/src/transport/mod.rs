@@ -1,0 +1,91 @@
+//! What carries a connection's bytes: a TCP socket, a pipe inside this process. A shard reads and writes without waiting;
+//! only its tasks wait, for [`readable`](Transport::readable) and [`writable`](Transport::writable). Knows no NATS.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+
+use bytes::BufMut;
+use tokio::net::TcpStream;
+
+/// The byte stream of one connection, as its shard holds it.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    /// A plain socket.
+    Tcp(TcpStream),
+}
+
+impl Transport {
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is; 0 bytes are the end.
+    #[inline]
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_read(buffer),
+        }
+    }
+
+    /// The same, into the room that `buffer` has.
+    #[inline]
+    pub(crate) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_read_buf(buffer),
+        }
+    }
+
+    /// Writes what there is room for; `WouldBlock` when there is none.
+    #[inline]
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write(bytes),
+        }
+    }
+
+    /// The same for several pieces.
+    #[inline]
+    pub(crate) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(socket) => socket.try_write_vectored(pieces),
+        }
+    }
+
+    /// Passes on what was taken but is not with the system yet; returns whether nothing is left of it.
+    #[inline]
+    pub(crate) fn try_flush(&self) -> io::Result<bool> {
+        match self {
+            Self::Tcp(_) => Ok(true),
+        }
+    }
+
+    /// Waits until a read may give something. Cancel-safe.
+    #[inline]
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.readable().await,
+        }
+    }
+
+    /// Waits until a write, or a flush, may get on. Cancel-safe.
+    #[inline]
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket.writable().await,
+        }
+    }
+
+    /// Ends it in both directions, at once. Who waits for it wakes.
+    pub(crate) fn cut(&self) {
+        match self {
+            // Of a socket that is shut already there is nothing to say.
+            Self::Tcp(socket) => drop(socket2::SockRef::from(socket).shutdown(Shutdown::Both)),
+        }
+    }
+
+    /// Says that no more will come. What was written before still arrives.
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket) => socket2::SockRef::from(socket).shutdown(Shutdown::Write),
+        }
+    }
+}
