@@ -2,6 +2,8 @@
 
 mod bench;
 mod claude;
+mod compliance;
+mod fuzz;
 mod protocol;
 mod setup;
 mod shell;
@@ -31,6 +33,10 @@ enum Chore {
         /// What it does
         role: bench::agent::Role,
     },
+    /// Run the official client's own tests against our NATS server
+    Compliance(compliance::Options),
+    /// Feed the parsers and matchers with what a fuzzer makes up
+    Fuzz(fuzz::Options),
     /// Check the rules of the house that no compiler checks
     Tidy,
 }
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
         Chore::Bench(options) => bench::run(&root, &options),
         #[cfg(feature = "bench")]
         Chore::BenchAgent { role } => bench::agent::play(role),
+        Chore::Compliance(options) => compliance::run(&root, &options),
+        Chore::Fuzz(options) => fuzz::run(&root, &root.join(setup::RIG), &options),
         Chore::Tidy => tidy::run(&root),
     };
     match done {
