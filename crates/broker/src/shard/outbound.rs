@@ -2,9 +2,12 @@
 //! bodies are shared between subscribers and sent with `writev`. Knows no socket: the shard lends it one.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
 use bytes::Bytes;
+
+use crate::transport::piece::Piece;
+use crate::transport::pipe;
 
 /// A buffer is closed when it is this full: large enough for one `write` to be worth it, small enough that appending
 /// never moves much.
@@ -29,20 +32,6 @@ impl Pool {
         if self.0.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= 2 * BUFFER_BYTES_MAX {
             buffer.clear();
             self.0.push(buffer);
-        }
-    }
-}
-
-enum Piece {
-    Buffer(Vec<u8>),
-    Shared(Bytes),
-}
-
-impl Piece {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            Self::Buffer(buffer) => buffer,
-            Self::Shared(bytes) => bytes,
         }
     }
 }
@@ -128,6 +117,22 @@ impl Outbound {
         let taken = write(&slices[..used])?;
         self.forget(pool, taken);
         Ok(taken)
+    }
+
+    /// Moves what waits into a pipe, as far as that has room; returns the bytes moved.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room, others when the other end is gone; nothing was moved.
+    pub(crate) fn hand_over(&mut self, pool: &mut Pool, pipe: &pipe::End) -> io::Result<usize> {
+        let (pieces, sent) = (&mut self.pieces, &mut self.sent);
+        let next = || pieces.pop_front().map(|piece| piece.skip(std::mem::take(sent)));
+        let moved = pipe.try_hand_over(next, |buffer| pool.give(buffer))?;
+        self.len -= moved;
+        self.taken += moved as u64;
+        if self.pieces.is_empty() {
+            self.pieces = VecDeque::new();
+        }
+        Ok(moved)
     }
 
     fn forget(&mut self, pool: &mut Pool, taken: usize) {

@@ -1,6 +1,9 @@
 //! What carries a connection's bytes: a TCP socket, a pipe inside this process. A shard reads and writes without waiting;
 //! only its tasks wait, for [`readable`](Transport::readable) and [`writable`](Transport::writable). Knows no NATS.
 
+pub(crate) mod piece;
+pub(crate) mod pipe;
+
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
@@ -12,9 +15,20 @@ use tokio::net::TcpStream;
 pub(crate) enum Transport {
     /// A plain socket.
     Tcp(TcpStream),
+    /// A connection of this very process.
+    Pipe(pipe::End),
 }
 
 impl Transport {
+    /// The pipe, whose buffers can be moved instead of copied.
+    #[inline]
+    pub(crate) fn as_pipe(&self) -> Option<&pipe::End> {
+        match self {
+            Self::Pipe(pipe) => Some(pipe),
+            Self::Tcp(_) => None,
+        }
+    }
+
     /// Reads what is there.
     ///
     /// # Errors
@@ -23,6 +37,7 @@ impl Transport {
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.try_read(buffer),
+            Self::Pipe(pipe) => pipe.try_read(buffer),
         }
     }
 
@@ -31,6 +46,7 @@ impl Transport {
     pub(crate) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.try_read_buf(buffer),
+            Self::Pipe(pipe) => pipe.try_read_buf(buffer),
         }
     }
 
@@ -39,6 +55,7 @@ impl Transport {
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.try_write(bytes),
+            Self::Pipe(pipe) => pipe.try_write_vectored(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -47,6 +64,7 @@ impl Transport {
     pub(crate) fn try_write_vectored(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.try_write_vectored(pieces),
+            Self::Pipe(pipe) => pipe.try_write_vectored(pieces),
         }
     }
 
@@ -54,7 +72,7 @@ impl Transport {
     #[inline]
     pub(crate) fn try_flush(&self) -> io::Result<bool> {
         match self {
-            Self::Tcp(_) => Ok(true),
+            Self::Tcp(_) | Self::Pipe(_) => Ok(true),
         }
     }
 
@@ -63,6 +81,12 @@ impl Transport {
     pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.readable().await,
+            Self::Pipe(pipe) => {
+                // A socket's wait gives others a turn now and then; a pipe that is never empty must too.
+                tokio::task::coop::consume_budget().await;
+                pipe.readable().await;
+                Ok(())
+            }
         }
     }
 
@@ -71,6 +95,10 @@ impl Transport {
     pub(crate) async fn writable(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.writable().await,
+            Self::Pipe(pipe) => {
+                pipe.writable().await;
+                Ok(())
+            }
         }
     }
 
@@ -79,6 +107,7 @@ impl Transport {
         match self {
             // Of a socket that is shut already there is nothing to say.
             Self::Tcp(socket) => drop(socket2::SockRef::from(socket).shutdown(Shutdown::Both)),
+            Self::Pipe(pipe) => pipe.cut(),
         }
     }
 
@@ -86,6 +115,10 @@ impl Transport {
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket2::SockRef::from(socket).shutdown(Shutdown::Write),
+            Self::Pipe(pipe) => {
+                pipe.shutdown_write();
+                Ok(())
+            }
         }
     }
 }
