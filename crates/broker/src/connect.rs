@@ -2,8 +2,11 @@
 //! lead to is decided in [`auth`](crate::auth) and the session.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::snapshot::About;
 
 /// The version INFO claims, because clients switch features on by it: 2.10 is the first whose core features
 /// (`$SYS.REQ.USER.INFO` included) are all served here.
@@ -31,6 +34,8 @@ pub(crate) struct Info<'a> {
     pub(crate) connect_info: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) remote_account: Option<&'a str>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) acc_is_sys: bool,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -51,6 +56,10 @@ pub(crate) struct Connect {
     #[serde(deserialize_with = "null_is_empty")]
     pub(crate) name: String,
     #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) lang: String,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) version: String,
+    #[serde(deserialize_with = "null_is_empty")]
     pub(crate) account: String,
     #[serde(deserialize_with = "null_is_empty")]
     pub(crate) nkey: String,
@@ -65,10 +74,21 @@ pub(crate) struct Connect {
 }
 
 impl Connect {
+    /// Whether the client tries to prove who it is.
+    pub(crate) fn gives_credential(&self) -> bool {
+        [&self.nkey, &self.auth_token, &self.user].iter().any(|text| !text.is_empty())
+    }
+
     /// Reads the argument of CONNECT: a JSON object, `None` for anything else. A list of the fields' values, which the
     /// decoder would take as well, is not one.
     pub(crate) fn parse(json: &[u8]) -> Option<Self> {
         serde_json::from_slice(json).ok().filter(|_| json.trim_ascii_start().starts_with(b"{"))
+    }
+
+    /// What the client says about itself, if it says anything.
+    pub(crate) fn about(&self) -> Option<Arc<About>> {
+        let about = About { name: self.name.clone(), lang: self.lang.clone(), version: self.version.clone() };
+        (about != About::default()).then(|| Arc::new(about))
     }
 }
 
@@ -82,6 +102,8 @@ impl Default for Connect {
             no_responders: false,
             protocol: 0,
             name: String::new(),
+            lang: String::new(),
+            version: String::new(),
             account: String::new(),
             nkey: String::new(),
             sig: String::new(),
@@ -124,7 +146,7 @@ mod tests {
     #[test]
     fn only_an_object_is_a_connect() {
         assert!(Connect::parse(b"{}").is_some() && Connect::parse(b" {\"name\":\"x\"}").is_some());
-        let list = r#"[false,false,true,true,true,1,"name","","","","token","",""]"#;
+        let list = r#"[false,false,true,true,true,1,"name","","","","","","token","",""]"#;
         assert!(serde_json::from_str::<Connect>(list).is_ok(), "the decoder would take it");
         for json in [list, "[]", "null", "1", "{", ""] {
             assert!(Connect::parse(json.as_bytes()).is_none(), "{json}");
@@ -149,9 +171,10 @@ mod tests {
             nonce: None,
             connect_info: false,
             remote_account: None,
+            acc_is_sys: false,
         };
         let json = serde_json::to_string(&info).unwrap();
-        for key in ["auth_required", "nonce", "connect_info", "tls"] {
+        for key in ["auth_required", "nonce", "connect_info", "tls", "acc"] {
             assert!(!json.contains(key), "{json}");
         }
     }

@@ -84,6 +84,38 @@ pub enum InvalidIdentity {
         /// The one that has the credential.
         other: String,
     },
+    /// Not a bcrypt hash that can be used.
+    #[error("identity {name}: no usable bcrypt hash: {problem}")]
+    Hash {
+        /// The identity.
+        name: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// Which of the two is a client that gives a token? Only trying all of them would tell.
+    #[error(
+        "identity {name}: {other} has a hashed token already; give one of them a user name, or a plain token"
+    )]
+    SecondHashedToken {
+        /// The identity that was refused.
+        name: String,
+        /// The one that has such a token.
+        other: String,
+    },
+    /// A set was given with two identities of one name.
+    #[error("identity {name}: given twice; names are unique")]
+    NameTwice {
+        /// The identity.
+        name: String,
+    },
+    /// The account cannot stand in the subjects of system events.
+    #[error("identity {name}: {account:?} is no account: {}", crate::accounts::ACCOUNT_RULE)]
+    Account {
+        /// The identity.
+        name: String,
+        /// What was given.
+        account: String,
+    },
     /// A permission is no filter.
     #[error("identity {name}: permission {filter:?}: {problem}")]
     Filter {

@@ -4,15 +4,12 @@
 //! use ostler_broker::{Credential, Identity, Permissions, Rules, Server, Users};
 //!
 //! let users = Users::new();
-//! users.set(Identity {
-//!     name: "worker".into(),
-//!     credential: Credential::Token("s3cret".into()),
-//!     permissions: Permissions {
-//!         publish: Rules::allow(["results.>"]),
-//!         subscribe: Rules::allow(["jobs.*", "_INBOX.>"]),
-//!         allow_responses: None,
-//!     },
-//! })?;
+//! let permissions = Permissions {
+//!     publish: Rules::allow(["results.>"]),
+//!     subscribe: Rules::allow(["jobs.*", "_INBOX.>"]),
+//!     allow_responses: None,
+//! };
+//! users.set(Identity::new("worker", Credential::Token("s3cret".into()), permissions))?;
 //! let server = Server::builder().listen("127.0.0.1:0".parse()?).users(users.clone()).start()?;
 //! println!("clients connect to {}", server.url());
 //! users.remove("worker"); // its connections end
@@ -34,6 +31,7 @@
 //! server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod auth;
 mod connect;
 mod error;
@@ -41,10 +39,13 @@ mod limits;
 mod link;
 mod options;
 mod permissions;
+mod process;
 mod server;
 mod shard;
 mod shared;
+mod snapshot;
 mod stats;
+mod time;
 mod transport;
 
 pub use auth::{Credential, Identity, Users};
@@ -52,5 +53,10 @@ pub use error::{Error, InvalidIdentity};
 pub use limits::Limits;
 pub use options::Builder;
 pub use permissions::{AllowResponses, Permissions, Rules};
+pub use process::ProcessUsage;
 pub use server::Server;
+pub use snapshot::{
+    AccountInfo, CloseReason, ConnectionInfo, Connections, ConnectionsQuery, SortBy, StateFilter,
+    SubscriptionInfo, Subscriptions, SubscriptionsQuery, Traffic, TransportInfo, Unanswered,
+};
 pub use stats::Stats;

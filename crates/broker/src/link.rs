@@ -147,6 +147,12 @@ impl Subscription {
         self.delivered.load(Ordering::Relaxed) >= max
     }
 
+    /// Deliveries so far, and after how many it ends.
+    pub(crate) fn progress(&self) -> (u64, Option<u64>) {
+        let max = self.max.load(Ordering::Relaxed);
+        (self.delivered.load(Ordering::Relaxed), Some(max).filter(|max| *max != 0))
+    }
+
     /// Counts one delivery.
     pub(crate) fn count_delivery(&self) -> Delivery {
         if self.has_ended() {

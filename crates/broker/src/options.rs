@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::accounts::{ACCOUNT_RULE, SYSTEM_ACCOUNT, is_account};
 use crate::auth::Users;
 use crate::error::Error;
 use crate::limits::Limits;
@@ -26,6 +27,9 @@ pub struct Builder {
     pub(crate) users: Users,
     pub(crate) allow_anonymous: bool,
     pub(crate) strict_messages: bool,
+    pub(crate) closed_connections_max: usize,
+    pub(crate) system_account: String,
+    pub(crate) no_auth_user: Option<String>,
 }
 
 impl Default for Builder {
@@ -38,6 +42,9 @@ impl Default for Builder {
             users: Users::new(),
             allow_anonymous: false,
             strict_messages: false,
+            closed_connections_max: 0,
+            system_account: SYSTEM_ACCOUNT.into(),
+            no_auth_user: None,
         }
     }
 }
@@ -74,6 +81,19 @@ impl Builder {
         self
     }
 
+    /// Lets clients that give no credential in as the identity of this name. It may be added, changed and removed later:
+    /// as long as there is none, they are refused.
+    pub fn no_auth_user(mut self, name: impl Into<String>) -> Self {
+        self.no_auth_user = Some(name.into());
+        self
+    }
+
+    /// The account that system events are published into and that may ask the server about itself. Default `$SYS`.
+    pub fn system_account(mut self, account: impl Into<String>) -> Self {
+        self.system_account = account.into();
+        self
+    }
+
     /// Refuses messages that client libraries cannot read: a subject or reply that is not UTF-8 text without white
     /// space, or an `HPUB` whose header block is not one. The publisher is told and closed.
     ///
@@ -81,6 +101,13 @@ impl Builder {
     /// for broken and drops it, so where publishers are not trusted this should be on.
     pub fn strict_messages(mut self) -> Self {
         self.strict_messages = true;
+        self
+    }
+
+    /// Connections that are remembered after they ended, for
+    /// [`ConnectionsQuery::state`](crate::ConnectionsQuery::state). Default none; some 300 bytes each.
+    pub fn closed_connections_max(mut self, connections: usize) -> Self {
+        self.closed_connections_max = connections;
         self
     }
 
@@ -157,6 +184,10 @@ impl Builder {
     /// and what to do; [`Error::Start`] if the system gives no thread.
     pub fn start(self) -> Result<Server, Error> {
         self.limits.check()?;
+        if !is_account(&self.system_account) {
+            let problem = format!("{:?} is no account: {ACCOUNT_RULE}", self.system_account);
+            return Err(Error::Option { option: "system_account", problem });
+        }
         match self.shards {
             Some(0) => Err(Error::Option { option: "shards", problem: "at least 1".into() }),
             Some(n) if n > SHARDS_MAX => {

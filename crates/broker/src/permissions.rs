@@ -48,6 +48,9 @@ pub struct Permissions {
     pub publish: Rules,
     /// Filters it may subscribe to: a filter must lie wholly inside `allow`. One that partly touches `deny` is
     /// accepted, and denied messages are left out at delivery.
+    ///
+    /// A rule here may name queue groups behind the filter, as in `jobs.* workers.>`: it is then about subscriptions
+    /// with such a group and no others.
     pub subscribe: Rules,
     /// Whether it may answer requests it received, whatever `publish` says.
     pub allow_responses: Option<AllowResponses>,
@@ -85,31 +88,63 @@ pub(crate) struct Access {
 
 #[derive(Debug)]
 pub(crate) struct Compiled {
-    allow: Vec<Filter>,
-    deny: Vec<Filter>,
+    allow: Vec<Rule>,
+    deny: Vec<Rule>,
     everything: bool,
+}
+
+/// A filter, perhaps for members of certain queue groups only.
+#[derive(Debug)]
+struct Rule {
+    filter: Filter,
+    queue: Option<Filter>,
+}
+
+impl Rule {
+    fn parse(text: &str) -> Result<Self, InvalidSubject> {
+        // `filter queue`; whatever else has white space in it is no filter, which parsing it says.
+        let (filter, queue) = match text.split_once([' ', '\t']) {
+            Some((filter, queue)) => (filter, Some(queue.trim())),
+            None => (text, None),
+        };
+        Ok(Self { filter: Filter::parse(filter)?, queue: queue.map(Filter::parse).transpose()? })
+    }
+
+    /// Whether it says something about subscriptions with this queue group, or without one.
+    fn is_about(&self, queue: Option<&[u8]>) -> bool {
+        match &self.queue {
+            None => true,
+            Some(rule) => queue.is_some_and(|queue| rule.matches(queue)),
+        }
+    }
 }
 
 impl Access {
     pub(crate) fn compile(permissions: &Permissions) -> Result<Self, (String, InvalidSubject)> {
         Ok(Self {
-            publish: Compiled::new(&permissions.publish)?,
-            subscribe: Compiled::new(&permissions.subscribe)?,
+            publish: Compiled::new(&permissions.publish, false)?,
+            subscribe: Compiled::new(&permissions.subscribe, true)?,
             responses: permissions.allow_responses,
         })
     }
 }
 
 impl Compiled {
-    fn new(rules: &Rules) -> Result<Self, (String, InvalidSubject)> {
+    fn new(rules: &Rules, with_queues: bool) -> Result<Self, (String, InvalidSubject)> {
         let parse = |filters: &[String]| {
             filters
                 .iter()
-                .map(|text| Filter::parse(text).map_err(|problem| (text.clone(), problem)))
+                .map(|text| {
+                    // Publishing knows no queues: there a rule is a filter and nothing else.
+                    let whole = || Filter::parse(text).map(|filter| Rule { filter, queue: None });
+                    let rule = if with_queues { Rule::parse(text) } else { whole() };
+                    rule.map_err(|problem| (text.clone(), problem))
+                })
                 .collect::<Result<Vec<_>, _>>()
         };
         let (allow, deny) = (parse(&rules.allow)?, parse(&rules.deny)?);
-        let everything = deny.is_empty() && allow.iter().any(|filter| filter.as_bytes() == b">");
+        let is_all = |rule: &Rule| rule.queue.is_none() && rule.filter.as_bytes() == b">";
+        let everything = deny.is_empty() && allow.iter().any(is_all);
         Ok(Self { allow, deny, everything })
     }
 
@@ -121,24 +156,25 @@ impl Compiled {
     /// Whether a message on `subject` may pass.
     pub(crate) fn permits_subject(&self, subject: &[u8]) -> bool {
         self.everything
-            || (self.allow.iter().any(|filter| filter.matches(subject)) && !self.denies_subject(subject))
+            || (self.allow.iter().any(|rule| rule.queue.is_none() && rule.filter.matches(subject))
+                && !self.denies_subject(subject))
     }
 
-    /// Whether `subject` is named by `deny`.
+    /// Whether `subject` is named by `deny`, whatever the queue.
     pub(crate) fn denies_subject(&self, subject: &[u8]) -> bool {
-        self.deny.iter().any(|filter| filter.matches(subject))
+        self.deny.iter().any(|rule| rule.queue.is_none() && rule.filter.matches(subject))
     }
 
-    /// Whether `wanted` may be subscribed to.
-    pub(crate) fn permits_filter(&self, wanted: &[u8]) -> bool {
-        self.everything
-            || (self.allow.iter().any(|filter| filter.covers(wanted))
-                && !self.deny.iter().any(|filter| filter.covers(wanted)))
+    /// Whether `wanted` may be subscribed to, by a member of `queue` or alone.
+    pub(crate) fn permits_filter(&self, wanted: &[u8], queue: Option<&[u8]>) -> bool {
+        let names =
+            |rules: &[Rule]| rules.iter().any(|rule| rule.is_about(queue) && rule.filter.covers(wanted));
+        self.everything || (names(&self.allow) && !names(&self.deny))
     }
 
     /// Whether some messages of a permitted filter must be left out at delivery.
     pub(crate) fn denies_part_of(&self, wanted: &[u8]) -> bool {
-        self.deny.iter().any(|filter| filter.overlaps(wanted))
+        self.deny.iter().any(|rule| rule.queue.is_none() && rule.filter.overlaps(wanted))
     }
 }
 
@@ -147,13 +183,13 @@ mod tests {
     use super::*;
 
     fn compiled(rules: Rules) -> Compiled {
-        Compiled::new(&rules).unwrap()
+        Compiled::new(&rules, true).unwrap()
     }
 
     #[test]
     fn nothing_is_permitted_by_default() {
         let nothing = compiled(Rules::default());
-        assert!(!nothing.permits_subject(b"a") && !nothing.permits_filter(b">"));
+        assert!(!nothing.permits_subject(b"a") && !nothing.permits_filter(b">", None));
     }
 
     #[test]
@@ -167,21 +203,56 @@ mod tests {
     #[test]
     fn a_filter_must_lie_wholly_inside_allow() {
         let rules = compiled(Rules::allow(["agent.a.>"]));
-        assert!(rules.permits_filter(b"agent.a.*") && rules.permits_filter(b"agent.a.>"));
-        assert!(!rules.permits_filter(b"agent.*.output") && !rules.permits_filter(b">"));
+        assert!(rules.permits_filter(b"agent.a.*", None) && rules.permits_filter(b"agent.a.>", None));
+        assert!(!rules.permits_filter(b"agent.*.output", None) && !rules.permits_filter(b">", None));
     }
 
     #[test]
     fn a_filter_that_touches_deny_is_permitted_and_marked() {
         let rules = compiled(Rules::all().deny(["secret.>"]));
-        assert!(rules.permits_filter(b">") && rules.denies_part_of(b">"));
-        assert!(!rules.permits_filter(b"secret.a"));
+        assert!(rules.permits_filter(b">", None) && rules.denies_part_of(b">"));
+        assert!(!rules.permits_filter(b"secret.a", None));
         assert!(!rules.denies_part_of(b"open.*"));
     }
 
     #[test]
     fn a_broken_filter_is_named() {
-        let (filter, _) = Compiled::new(&Rules::allow(["a", "b..c"])).unwrap_err();
+        let (filter, _) = Compiled::new(&Rules::allow(["a", "b..c"]), true).unwrap_err();
         assert_eq!(filter, "b..c");
+    }
+
+    /// Every line was asked of nats-server 2.15.
+    #[test]
+    fn a_rule_may_be_for_queue_groups_only() {
+        let rules = Rules::allow(["foo q.*", "bar", "*.x v1", "deny.>"]).deny(["deny.q bad.*", "deny.x"]);
+        let rules = compiled(rules);
+        for (filter, queue, permitted) in [
+            ("foo", Some("q.1"), true),
+            ("foo", None, false),
+            ("foo", Some("z"), false),
+            ("bar", None, true),
+            ("bar", Some("q"), true),
+            ("a.x", Some("v1"), true),
+            ("a.x", Some("v2"), false),
+            ("a.x", None, false),
+            ("deny.q", Some("bad.1"), false),
+            ("deny.q", Some("good"), true),
+            ("deny.q", None, true),
+            ("deny.>", Some("bad.1"), true),
+            ("deny.x", Some("q"), false),
+            ("deny.>", None, true),
+            ("*.x", None, false),
+        ] {
+            let is_permitted = rules.permits_filter(filter.as_bytes(), queue.map(str::as_bytes));
+            assert_eq!(is_permitted, permitted, "{filter} {queue:?}");
+        }
+    }
+
+    #[test]
+    fn queues_have_no_place_in_rules_for_publishing() {
+        let publish = Rules::allow(["a q"]);
+        assert!(Access::compile(&Permissions { publish, ..Permissions::default() }).is_err());
+        assert!(Compiled::new(&Rules::allow(["a q r"]), true).is_err());
+        assert!(Compiled::new(&Rules::allow(["a "]), true).is_err());
     }
 }

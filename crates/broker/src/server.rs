@@ -95,6 +95,10 @@ impl Server {
                 .all(|thread| !thread.is_finished())
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// A snapshot of the counters, at most one read batch old.
     pub fn stats(&self) -> Stats {
         let mut sum = Stats::default();

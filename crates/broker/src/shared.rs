@@ -1,21 +1,22 @@
-//! What the shards of one server have in common: the subscription trie, the identities, the inboxes. No socket, no
+//! What the shards of one server have in common: the accounts, the identities, the inboxes. No socket, no
 //! connection.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
-use ostler_broker_proto::Sublist;
+use tokio::sync::Semaphore;
 
+use crate::accounts::Accounts;
 use crate::auth::{Entry, Users};
 use crate::limits::Limits;
-use crate::link::Subscription;
 use crate::options::Builder;
 use crate::shard::inbox::Inbox;
 use crate::stats::ShardCounters;
+use crate::time::Moment;
 
-/// Removals for which the trie is locked at a time.
-const REMOVALS_PER_LOCK: usize = 1024;
+/// Hashes computed at a time, if the machine has so many cores to spare.
+const HASHES_AT_A_TIME_MAX: usize = 4;
 
 /// One per server, behind an `Arc` in every shard.
 pub(crate) struct Shared {
@@ -24,18 +25,22 @@ pub(crate) struct Shared {
     pub(crate) listen: SocketAddr,
     pub(crate) limits: Limits,
     pub(crate) users: Users,
-    /// Who is a connection without credential; `None` refuses it.
-    pub(crate) anonymous: Option<Arc<Entry>>,
+    /// Who everybody is, where that was allowed.
+    anonymous: Option<Arc<Entry>>,
     /// Whether messages that clients cannot read are refused.
     pub(crate) strict_messages: bool,
     pub(crate) shards: Vec<ShardLink>,
     pub(crate) stopping: AtomicBool,
+    pub(crate) started: Moment,
+    /// Ended connections that are remembered, by all shards together.
+    pub(crate) closed_connections_max: usize,
     client_ids: AtomicU64,
     subscription_ids: AtomicU64,
-    /// Written on SUB and UNSUB, read when a route is not in a shard's cache: a lock is off the path of messages.
-    sublist: RwLock<Sublist<Arc<Subscription>>>,
-    /// [`Sublist::generation`], readable without the lock: one load validates a cached route.
-    generation: AtomicU64,
+    pub(crate) accounts: Accounts,
+    /// Who is a connection without credential, by the name of its identity.
+    no_auth_user: Option<String>,
+    /// One permit per hash that may be computed: they take a whole core for a tenth of a second each.
+    pub(crate) hashing: Semaphore,
 }
 
 /// How to reach a shard from outside of it.
@@ -64,10 +69,13 @@ impl Shared {
             strict_messages: options.strict_messages,
             shards,
             stopping: AtomicBool::new(false),
+            started: Moment::now(),
+            closed_connections_max: options.closed_connections_max,
             client_ids: AtomicU64::new(1),
             subscription_ids: AtomicU64::new(1),
-            sublist: RwLock::default(),
-            generation: AtomicU64::new(0),
+            accounts: Accounts::new(&options.system_account),
+            no_auth_user: options.no_auth_user.clone(),
+            hashing: Semaphore::new(hashes_at_a_time()),
         }
     }
 
@@ -75,7 +83,7 @@ impl Shared {
         self.client_ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What the trie calls a subscription.
+    /// What a trie calls a subscription.
     pub(crate) fn next_subscription_id(&self) -> u64 {
         self.subscription_ids.fetch_add(1, Ordering::Relaxed)
     }
@@ -96,46 +104,27 @@ impl Shared {
         self.shards[shard].connections.fetch_sub(1, Ordering::AcqRel);
     }
 
+    /// Whether a client must prove who it is.
     pub(crate) fn auth_required(&self) -> bool {
-        self.anonymous.is_none()
+        self.anonymous().is_none()
     }
 
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    /// Whether clients are given something to sign. Where nobody needs to, some still may.
+    pub(crate) fn needs_nonce(&self) -> bool {
+        self.auth_required() || self.users.has_nkeys()
     }
 
-    /// Reads the trie; with the generation the answer belongs to.
-    pub(crate) fn read_subscriptions<R>(
-        &self,
-        read: impl FnOnce(&Sublist<Arc<Subscription>>) -> R,
-    ) -> (u64, R) {
-        let sublist = self.sublist.read().unwrap_or_else(PoisonError::into_inner);
-        (sublist.generation(), read(&sublist))
-    }
-
-    pub(crate) fn subscribe(&self, subscription: &Arc<Subscription>) {
-        self.change_subscriptions(|sublist| {
-            let (filter, queue) = (&subscription.filter, subscription.queue.as_deref());
-            sublist.insert(filter, queue, subscription.id, Arc::clone(subscription));
-        });
-    }
-
-    /// Ends them and removes all of them from the trie, a part at a time: other shards wait for the lock.
-    pub(crate) fn unsubscribe<'a>(&self, subscriptions: impl IntoIterator<Item = &'a Arc<Subscription>>) {
-        let mut subscriptions = subscriptions.into_iter().peekable();
-        while subscriptions.peek().is_some() {
-            self.change_subscriptions(|sublist| {
-                for subscription in subscriptions.by_ref().take(REMOVALS_PER_LOCK) {
-                    subscription.end();
-                    sublist.remove(&subscription.filter, subscription.queue.as_deref(), subscription.id);
-                }
-            });
+    /// Who a connection without credential is; `None` refuses it.
+    pub(crate) fn anonymous(&self) -> Option<Arc<Entry>> {
+        match &self.no_auth_user {
+            Some(name) => self.users.get(name),
+            None => self.anonymous.clone(),
         }
     }
+}
 
-    fn change_subscriptions(&self, change: impl FnOnce(&mut Sublist<Arc<Subscription>>)) {
-        let mut sublist = self.sublist.write().unwrap_or_else(PoisonError::into_inner);
-        change(&mut sublist);
-        self.generation.store(sublist.generation(), Ordering::Release);
-    }
+/// All cores but one: the shards must not wait for them.
+fn hashes_at_a_time() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.saturating_sub(1).clamp(1, HASHES_AT_A_TIME_MAX)
 }

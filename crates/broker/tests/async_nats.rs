@@ -22,7 +22,7 @@ struct Inn {
 fn inn(shards: usize) -> Inn {
     let (users, key) = (Users::new(), KeyPair::new_user());
     let credential = Credential::Nkey(key.public_key());
-    users.set(Identity { name: "guest".into(), credential, permissions: Permissions::all() }).unwrap();
+    users.set(Identity::new("guest", credential, Permissions::all())).unwrap();
     let server = local().shards(shards).max_payload(8 << 20).users(users.clone()).start().unwrap();
     Inn { server, users, key }
 }
@@ -163,7 +163,7 @@ async fn a_violation_is_reported_and_the_connection_goes_on() {
     let permissions =
         Permissions { publish: Rules::allow(["ok"]), subscribe: Rules::allow(["ok"]), allow_responses: None };
     inn.users
-        .set(Identity { name: "narrow".into(), credential: Credential::Nkey(key.public_key()), permissions })
+        .set(Identity::new("narrow", Credential::Nkey(key.public_key()), permissions))
         .unwrap();
     let (event_tx, mut event_rx) = tokio::sync::mpsc::channel(16);
     let client = ConnectOptions::with_nkey(key.seed().unwrap())

@@ -128,7 +128,7 @@ fn a_reader_that_takes_nothing_within_the_write_deadline_is_cut_off() {
 fn a_client_that_does_not_read_what_the_server_tells_it_is_cut_off() {
     let users = Users::new();
     let credential = Credential::Token("t".into());
-    users.set(Identity { name: "mute".into(), credential, permissions: Permissions::default() }).unwrap();
+    users.set(Identity::new("mute", credential, Permissions::default())).unwrap();
     let floods = [
         "PING\r\n",
         "PUB denied 0\r\n\r\n",

@@ -10,7 +10,7 @@ use nkeys::KeyPair;
 use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Server, Users};
 
 fn token(name: &str, permissions: Permissions) -> Identity {
-    Identity { name: name.into(), credential: Credential::Token(format!("{name}-token")), permissions }
+    Identity::new(name, Credential::Token(format!("{name}-token")), permissions)
 }
 
 fn server_with(identities: impl IntoIterator<Item = Identity>) -> (Server, Users) {
@@ -40,11 +40,7 @@ fn sign_in(server: &Server, key: &KeyPair, sign: impl FnOnce(&str) -> String) ->
 #[test]
 fn an_nkey_gets_in_by_signing_the_nonce_of_its_own_connection() {
     let key = KeyPair::new_user();
-    let identity = Identity {
-        name: "agent".into(),
-        credential: Credential::Nkey(key.public_key()),
-        permissions: Permissions::all(),
-    };
+    let identity = Identity::new("agent", Credential::Nkey(key.public_key()), Permissions::all());
     let (server, _users) = server_with([identity]);
     sign_in(&server, &key, str::to_owned).sync();
 
@@ -62,7 +58,7 @@ fn an_nkey_gets_in_by_signing_the_nonce_of_its_own_connection() {
 fn user_and_password_get_in() {
     let credential = Credential::Password { user: "joe".into(), password: "pass".into() };
     let (server, _users) =
-        server_with([Identity { name: "joe".into(), credential, permissions: Permissions::all() }]);
+        server_with([Identity::new("joe", credential, Permissions::all())]);
     Raw::connect_with(server.local_addr(), r#""verbose":false,"user":"joe","pass":"pass""#).sync();
     let mut wrong = Raw::connect_with(server.local_addr(), r#""verbose":false,"user":"joe","pass":"other""#);
     assert_eq!(wrong.until_closed(), "-ERR 'Authorization Violation'\r\n");
@@ -262,7 +258,7 @@ fn another_credential_for_a_name_ends_the_connections_of_the_old_one() {
     let (server, users) = server_with([token("a", Permissions::all())]);
     let mut client = log_in(&server, "a");
     let credential = Credential::Token("rotated".into());
-    users.set(Identity { name: "a".into(), credential, permissions: Permissions::all() }).unwrap();
+    users.set(Identity::new("a", credential, Permissions::all())).unwrap();
     assert_eq!(client.until_closed(), "-ERR 'Authorization Violation'\r\n");
     Raw::connect_with(server.local_addr(), r#""verbose":false,"auth_token":"rotated""#).sync();
 }

@@ -24,7 +24,7 @@ fn interpreter() -> PathBuf {
 fn the_python_client_works() {
     let (users, key) = (Users::new(), KeyPair::new_user());
     let credential = Credential::Nkey(key.public_key());
-    users.set(Identity { name: "python".into(), credential, permissions: Permissions::all() }).unwrap();
+    users.set(Identity::new("python", credential, Permissions::all())).unwrap();
     let server = local().max_payload(8 << 20).users(users).start().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let seed = folder.path().join("seed.nk");

@@ -14,11 +14,7 @@ use common::{Raw, local};
 use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Server, Users};
 
 fn server(name: &str) -> Server {
-    let token = |name: &str, token: &str, permissions| Identity {
-        name: name.into(),
-        credential: Credential::Token(token.into()),
-        permissions,
-    };
+    let token = |name: &str, token: &str, permissions| Identity::new(name, Credential::Token(token.into()), permissions);
     let builder = local().shards(1);
     match name {
         "open" => builder.allow_anonymous(),

@@ -6,15 +6,61 @@
 //! | host of agent X | `agent.X.>`, answers | `agent.X.>`, `_INBOX_HOST.X.>` |
 //! | agent X | `agent.X.>` but its state, output and definition; `tools.call` | `agent.X.>` but its output, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
 //!
+//! On a bus that is not ours the servers' configuration says all this, and we only hand credential files on.
+//!
 //! So no agent can read another's traffic or speak in its name, and only its host may publish its state.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Users};
-use ostler_client::{create_key, read_public_key};
-use ostler_wire::{AgentId, Subject};
+use ostler_client::{check_credential, create_key, read_public_key};
+use ostler_wire::{AgentId, Subject, of_agent};
 
 use crate::{Error, StateDir};
+
+/// Who is let onto the bus, and by whom.
+#[derive(Debug, Clone)]
+pub(crate) enum Identities {
+    /// By us: each agent and each host with a credential of its own.
+    Own(Users),
+    /// By the servers' configuration: we only hand the credential files on.
+    External {
+        /// The credential file of hosts; `{id}` stands for the agent's id.
+        host: PathBuf,
+        /// That of agents.
+        agent: Option<PathBuf>,
+    },
+}
+
+impl Identities {
+    /// Lets an agent and its host onto the bus; returns the credential file the agent is told of.
+    pub(crate) fn admit(&self, state: &StateDir, agent: &AgentId) -> Result<Option<PathBuf>, Error> {
+        match self {
+            Self::Own(users) => {
+                admit_agent(users, state, agent)?;
+                Ok(Some(state.agent_key(agent)))
+            }
+            Self::External { host, agent: own } => {
+                // Made here as well, so that the next daemon may have its own bus and find them.
+                key(&state.host_key(agent))?;
+                key(&state.agent_key(agent))?;
+                check_credential(&of_agent(host, agent))?;
+                let own = own.as_ref().map(|path| of_agent(path, agent));
+                if let Some(path) = &own {
+                    check_credential(path)?;
+                }
+                Ok(own)
+            }
+        }
+    }
+
+    /// Takes an agent's credentials back, where they are ours to take.
+    pub(crate) fn expel(&self, agent: &AgentId) {
+        if let Self::Own(users) = self {
+            expel_agent(users, agent);
+        }
+    }
+}
 
 /// Admits the daemon, the person and every agent that has a directory; makes the first two credentials when missing.
 pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
@@ -35,7 +81,7 @@ pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
 }
 
 /// Admits an agent and its host; makes their credentials when missing.
-pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> Result<(), Error> {
+fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> Result<(), Error> {
     let own = Subject::all_of_agent(agent);
     let host = Permissions {
         publish: Rules::allow([own.clone()]),
@@ -72,7 +118,7 @@ pub(crate) fn admit_agent(users: &Users, state: &StateDir, agent: &AgentId) -> R
 }
 
 /// Takes both credentials back; their connections are closed.
-pub(crate) fn expel_agent(users: &Users, agent: &AgentId) {
+fn expel_agent(users: &Users, agent: &AgentId) {
     users.remove(&host_name(agent));
     users.remove(&agent_name(agent));
 }
@@ -103,7 +149,6 @@ fn key(path: &Path) -> Result<String, Error> {
 }
 
 fn admit(users: &Users, name: &str, public_key: &str, permissions: Permissions) -> Result<(), Error> {
-    let identity =
-        Identity { name: name.to_owned(), credential: Credential::Nkey(public_key.to_owned()), permissions };
+    let identity = Identity::new(name, Credential::Nkey(public_key.to_owned()), permissions);
     users.set(identity).map_err(|error| Error::Identity(error.to_string()))
 }

@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
+use super::login::PendingConnect;
 use super::outbound::Outbound;
 use super::responses::Responses;
 use crate::auth::Entry;
 use crate::connect::Connect;
 use crate::link::{Link, Subscription};
+use crate::snapshot::{About, CloseReason, Traffic};
 use crate::transport::Transport;
 
 /// Refusals logged per connection: a client that asks for nothing else must not fill the disk with them.
@@ -29,6 +31,10 @@ pub(crate) struct Conn {
     pub(crate) nonce: String,
     /// Who it is; `None` until it is known.
     pub(crate) entry: Option<Arc<Entry>>,
+    /// The place of its account in the shard's routes.
+    pub(crate) account: usize,
+    /// A CONNECT that is being checked; nothing is read until it is known who this is.
+    pub(crate) pending: Option<Box<PendingConnect>>,
     /// A valid CONNECT came. Without credentials a client may speak earlier.
     pub(crate) is_connected: bool,
     pub(crate) says: Says,
@@ -49,8 +55,21 @@ pub(crate) struct Conn {
     pub(crate) is_blocked: bool,
     /// What it was refused so far, for the log.
     refusals: u32,
+    pub(crate) started: Instant,
     pub(crate) last_in: Instant,
+    /// The last batch that wrote to it.
+    pub(crate) last_out: Instant,
     pub(crate) pings_out: u32,
+    /// When the last PING went out, until it is answered.
+    pub(crate) pinged_at: Option<Instant>,
+    /// The last measured round trip.
+    pub(crate) round_trip: Option<Duration>,
+    /// What went in and out, for whoever asks.
+    pub(crate) traffic: Traffic,
+    /// What it said about itself.
+    pub(crate) about: Option<Arc<About>>,
+    /// Why it is about to end, where the words it is told do not say that.
+    pub(crate) reason: Option<CloseReason>,
     /// The round trip was measured by a first PING.
     pub(crate) was_pinged: bool,
     /// The second INFO follows the first PONG only.
@@ -95,6 +114,8 @@ impl Conn {
             peer,
             nonce,
             entry: None,
+            account: 0,
+            pending: None,
             says: Says::from(&Connect::default()),
             is_connected: false,
             subscriptions: HashMap::new(),
@@ -107,8 +128,15 @@ impl Conn {
             is_dirty: false,
             is_blocked: false,
             refusals: 0,
+            started: now,
             last_in: now,
+            last_out: now,
             pings_out: 0,
+            pinged_at: None,
+            round_trip: None,
+            traffic: Traffic::default(),
+            about: None,
+            reason: None,
             was_pinged: false,
             was_ponged: false,
         }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::look::Question;
 use super::message::Msg;
 use crate::link::Subscription;
 
@@ -25,6 +26,8 @@ pub(crate) enum Envelope {
     Batch(Batch),
     /// An identity was changed or removed.
     UsersChanged,
+    /// Somebody wants to know what the shard holds.
+    Question(Question),
     /// The server ends.
     Shutdown,
 }
@@ -34,7 +37,7 @@ impl Envelope {
     fn len_bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.len_bytes(),
-            Self::Connection(..) | Self::UsersChanged | Self::Shutdown => 0,
+            Self::Connection(..) | Self::UsersChanged | Self::Question(_) | Self::Shutdown => 0,
         }
     }
 }

@@ -9,12 +9,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use ostler_broker_proto::codec::write_info;
 use ostler_broker_proto::{ClientOp, Parsed, parse_client, subject};
 
-use super::conn::Says;
-use super::{End, FIRST_PING, READ_BYTES, Shard};
-use crate::auth::Entry;
-use crate::connect::Connect;
+use super::{End, READ_BYTES, Shard};
+use crate::auth::Challenge;
 use crate::link::{Link, Subscription};
-use crate::transport::Transport;
+use crate::snapshot::CloseReason;
+use crate::transport::piece::Piece;
+use crate::transport::{Transport, pipe};
 
 /// A frame at least this large keeps the buffer it was collected in, and subscribers share it.
 pub(super) const SHARE_BYTES_MIN: usize = 16 << 10;
@@ -35,6 +35,8 @@ pub(super) enum Next {
     Subscriber(Arc<Link>),
     /// Another shard's full inbox.
     Inbox(usize),
+    /// A hash, to know who the client is.
+    Hash(Challenge),
     /// Nothing: the connection is over.
     Ended,
 }
@@ -50,6 +52,12 @@ impl Shard {
                 self.flush();
                 return Next::Ended;
             };
+            if let Some(pipe) = stream.as_pipe().filter(|_| conn.partial.is_empty()) {
+                match self.read_pipe(link, pipe) {
+                    None => continue,
+                    Some(next) => return next,
+                }
+            }
             let missing = conn.needed.saturating_sub(conn.partial.len());
             // The rest of a large frame is read to where it belongs, and not a byte beyond it.
             let in_place = !conn.partial.is_empty() && missing > READ_BYTES;
@@ -75,9 +83,7 @@ impl Shard {
                     continue;
                 }
             };
-            if let Some(conn) = self.conn(link) {
-                conn.last_in = Instant::now();
-            }
+            self.note_arrival(link);
             if in_place {
                 self.ingest(link, &[]);
             } else {
@@ -86,22 +92,69 @@ impl Shard {
                 self.read_buffer = buffer;
             }
             self.flush();
-            if link.is_stalled() {
-                // More requests would only add to what it does not take.
-                self.wait_for = None;
-                return Next::Itself;
-            }
-            if let Some(subscriber) = self.wait_for.take().filter(|subscriber| subscriber.is_stalled()) {
-                return Next::Subscriber(subscriber);
-            }
-            if let Some(full) = self.full_inbox() {
-                return Next::Inbox(full);
+            if let Some(wait) = self.must_wait(link) {
+                return wait;
             }
             if len < wanted {
                 return Next::Read;
             }
         }
         Next::Yield
+    }
+
+    /// Executes a buffer of a connection in this process where it lies. `None` when there may be more.
+    fn read_pipe(&mut self, link: &Link, pipe: &pipe::End) -> Option<Next> {
+        match pipe.try_take() {
+            Ok(Some(piece)) => {
+                self.note_arrival(link);
+                self.ingest(link, piece.as_slice());
+                if let Piece::Buffer(buffer) = piece {
+                    pipe.give_back(buffer);
+                }
+                self.flush();
+                self.must_wait(link)
+            }
+            Ok(None) => {
+                self.close(link.slot, End::Quiet);
+                None
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.flush();
+                Some(Next::Read)
+            }
+            Err(_) => {
+                self.close(link.slot, End::Cut);
+                None
+            }
+        }
+    }
+
+    /// Looks at the clock once for all that a read leads to.
+    fn note_arrival(&mut self, link: &Link) {
+        let now = Instant::now();
+        self.now = now;
+        if let Some(conn) = self.conn(link) {
+            conn.last_in = now;
+        }
+    }
+
+    /// Whom the client that was just read must wait for before it is read again.
+    pub(super) fn must_wait(&mut self, link: &Link) -> Option<Next> {
+        if let Some(challenge) = self.take_challenge(link) {
+            self.wait_for = None;
+            return Some(Next::Hash(challenge));
+        }
+        if link.is_stalled() {
+            self.stats.stalls += 1;
+            // More requests would only add to what it does not take.
+            self.wait_for = None;
+            return Some(Next::Itself);
+        }
+        if let Some(subscriber) = self.wait_for.take().filter(|subscriber| subscriber.is_stalled()) {
+            self.stats.stalls += 1;
+            return Some(Next::Subscriber(subscriber));
+        }
+        self.full_inbox().map(Next::Inbox)
     }
 
     /// Another shard that has more to take in than it should.
@@ -111,7 +164,7 @@ impl Shard {
     }
 
     /// Executes every whole operation in `data` and keeps the rest.
-    fn ingest(&mut self, link: &Link, mut data: &[u8]) {
+    pub(super) fn ingest(&mut self, link: &Link, mut data: &[u8]) {
         let limits = self.shared.limits.codec();
         if let Some(conn) = self.conn(link)
             && !conn.partial.is_empty()
@@ -129,10 +182,10 @@ impl Shard {
             match parse_client(bytes, &limits) {
                 Ok(Parsed::Op { op, consumed }) if consumed == bytes.len() => {
                     if !self.execute(link, op, owned.as_ref()) {
-                        return;
+                        return self.put_aside(link, data);
                     }
                 }
-                _ => return self.close(link.slot, End::Quiet),
+                _ => return self.close_because(link.slot, End::Quiet, CloseReason::ProtocolViolation),
             }
         }
         while !data.is_empty() {
@@ -141,10 +194,11 @@ impl Shard {
             }
             match parse_client(data, &limits) {
                 Ok(Parsed::Op { op, consumed }) => {
-                    if !self.execute(link, op, None) {
-                        return;
-                    }
+                    let goes_on = self.execute(link, op, None);
                     data = &data[consumed..];
+                    if !goes_on {
+                        return self.put_aside(link, data);
+                    }
                 }
                 Ok(Parsed::Incomplete { needed }) => {
                     if let Some(conn) = self.conn(link) {
@@ -192,10 +246,9 @@ impl Shard {
 
     /// Who must authenticate says CONNECT first (parser.go, OP_START: anything else is an authorization error).
     fn may_speak(&mut self, link: &Link, first: u8) -> bool {
-        let auth_required = self.shared.auth_required();
         match self.conn(link) {
             None => false,
-            Some(conn) if auth_required && conn.entry.is_none() && !matches!(first, b'C' | b'c') => {
+            Some(conn) if conn.entry.is_none() && !matches!(first, b'C' | b'c') => {
                 self.refuse_identity(link.slot);
                 false
             }
@@ -207,18 +260,12 @@ impl Shard {
         if let Some(conn) = self.at(slot) {
             tracing::info!(client = conn.link.id, peer = %conn.peer, %error, "protocol violation");
         }
-        self.close(slot, error.message().map_or(End::Quiet, End::Told));
+        let end = error.message().map_or(End::Quiet, End::Told);
+        let reason = error.message().map_or(CloseReason::ProtocolViolation, CloseReason::of_told);
+        self.close_because(slot, end, reason);
     }
 
-    fn refuse_identity(&mut self, slot: usize) {
-        if let Some(conn) = self.at(slot) {
-            tracing::warn!(client = conn.link.id, peer = %conn.peer, "authorization violation");
-            self.stats.auth_failures += 1;
-            self.close(slot, End::Told("Authorization Violation"));
-        }
-    }
-
-    /// Executes one operation; returns whether the connection is still there.
+    /// Executes one operation; returns whether the connection is there for the next.
     fn execute(&mut self, link: &Link, op: ClientOp<'_>, frame: Option<&Bytes>) -> bool {
         let slot = link.slot;
         match op {
@@ -227,11 +274,15 @@ impl Shard {
             ClientOp::Pong => {
                 if let Some(conn) = self.at(slot) {
                     conn.pings_out = 0;
+                    conn.round_trip = conn.pinged_at.take().map(|at| at.elapsed()).or(conn.round_trip);
                 }
             }
             ClientOp::Sub { filter, queue, sid } => self.subscribe(slot, filter, queue, sid),
             ClientOp::Unsub { sid, max } => self.unsubscribe(slot, sid, max),
-            ClientOp::Connect(json) => self.connect(slot, json),
+            ClientOp::Connect(json) => {
+                self.connect(slot, json);
+                return self.conn(link).is_some_and(|conn| conn.pending.is_none());
+            }
             ClientOp::Err(text) => {
                 tracing::info!(client = link.id, text = %text.escape_ascii(), "the client gave up");
                 self.close(slot, End::Quiet);
@@ -261,64 +312,16 @@ impl Shard {
         }
     }
 
-    fn connect(&mut self, slot: usize, json: &[u8]) {
-        let Some(connect) = Connect::parse(json) else {
-            tracing::info!("CONNECT is not the JSON it should be");
-            return self.close(slot, End::Quiet);
-        };
-        let Some(conn) = self.conns[slot].as_deref_mut() else {
-            return;
-        };
-        let gives_credential =
-            [&connect.nkey, &connect.auth_token, &connect.user].iter().any(|text| !text.is_empty());
-        let anonymous = self
-            .shared
-            .anonymous
-            .clone()
-            .filter(|_| !gives_credential || self.shared.users.names().is_empty());
-        let entry: Option<Arc<Entry>> = match anonymous {
-            Some(entry) => Some(entry),
-            None => self.shared.users.authenticate(&connect, &conn.nonce),
-        };
-        // There is one account; a client that asks for its own must not believe that it got it.
-        let Some(entry) = entry.filter(|_| connect.account.is_empty()) else {
-            return self.refuse_identity(slot);
-        };
-        if connect.no_responders && !connect.headers {
-            return self.close(slot, End::Told("no responders requires headers support"));
-        }
-        let is_first = !std::mem::replace(&mut conn.is_connected, true);
-        let dropped: Vec<_> = conn.subscriptions.drain().map(|(_, subscription)| subscription).collect();
-        tracing::debug!(client = conn.link.id, peer = %conn.peer, identity = entry.identity.name, name = connect.name,
-            "connected");
-        conn.says = Says::from(&connect);
-        conn.entry = Some(entry);
-        conn.forget_verdicts();
-        let id = conn.link.id;
-        self.stats.subscriptions -= dropped.len() as u64;
-        self.shared.unsubscribe(&dropped);
-        self.acknowledge(slot);
-        if is_first {
-            let jitter = 1.0 + 0.2 * self.random.f32();
-            let first = FIRST_PING.mul_f32(jitter).min(self.shared.limits.ping_interval);
-            self.remind(Instant::now() + first, super::Due::Ping, slot, id);
-        }
-    }
-
     fn subscribe(&mut self, slot: usize, filter: &[u8], queue: Option<&[u8]>, sid: &[u8]) {
         let subscriptions_max = self.shared.limits.subscriptions_max;
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return;
         };
-        if conn.entry.is_none() {
-            // Before CONNECT, where no credential is needed (nats-server serves telnet that way).
-            conn.entry.clone_from(&self.shared.anonymous);
-        }
         if !subject::is_filter(filter) {
             return self.complain(slot, "Invalid Subject");
         }
         let access = conn.entry.as_ref().map(|entry| Arc::clone(&entry.access));
-        let Some(access) = access.filter(|access| access.subscribe.permits_filter(filter)) else {
+        let Some(access) = access.filter(|access| access.subscribe.permits_filter(filter, queue)) else {
             conn.log_refusal("Subscription to", filter);
             return self.complain(slot, &subscribe_violation(filter, queue));
         };
@@ -331,9 +334,10 @@ impl Shard {
             let denied = access.subscribe.denies_part_of(filter);
             let subscription =
                 Arc::new(Subscription::new(id, Arc::clone(&conn.link), filter, queue, sid, denied));
-            self.shared.subscribe(&subscription);
+            self.routes[conn.account].account().subscribe(&subscription);
             conn.subscriptions.insert(sid.into(), subscription);
             self.stats.subscriptions += 1;
+            self.stats.subscriptions_total += 1;
         }
         self.acknowledge(slot);
     }
@@ -349,9 +353,13 @@ impl Shard {
     }
 
     pub(super) fn end_subscription(&mut self, slot: usize, sid: &[u8]) {
-        if let Some(subscription) = self.at(slot).and_then(|conn| conn.subscriptions.remove(sid)) {
+        let Some(conn) = self.at(slot) else {
+            return;
+        };
+        let account = conn.account;
+        if let Some(subscription) = conn.subscriptions.remove(sid) {
             self.stats.subscriptions -= 1;
-            self.shared.unsubscribe([&subscription]);
+            self.routes[account].account().unsubscribe([&subscription]);
         }
     }
 }

@@ -18,6 +18,8 @@
 mod conn;
 pub(crate) mod inbox;
 mod ingest;
+mod login;
+pub(crate) mod look;
 mod message;
 mod outbound;
 mod pace;
@@ -40,6 +42,7 @@ use tokio::sync::Notify;
 
 use self::conn::Conn;
 use self::inbox::{Batch, Envelope};
+use self::look::Ended;
 use self::outbound::Pool;
 use self::routes::Routes;
 use self::timers::{Due, Timers};
@@ -47,6 +50,7 @@ use crate::auth::{Entry, Standing};
 use crate::connect::{CLAIMED_VERSION, Info};
 use crate::link::Link;
 use crate::shared::Shared;
+use crate::snapshot::CloseReason;
 use crate::stats::Stats;
 use crate::transport::Transport;
 
@@ -63,7 +67,8 @@ pub(crate) struct Shard {
     shared: Arc<Shared>,
     conns: Vec<Option<Box<Conn>>>,
     free: Vec<usize>,
-    routes: Routes,
+    /// By account, that of everybody first. A connection holds the place of its own.
+    routes: Vec<Routes>,
     /// Connections with something to write at the end of this batch.
     dirty: Vec<usize>,
     /// Messages for other shards, by shard.
@@ -81,6 +86,10 @@ pub(crate) struct Shard {
     wait_for: Option<Arc<Link>>,
     random: fastrand::Rng,
     stats: Stats,
+    /// Connections that ended, for whoever asks.
+    ended: Ended,
+    /// When this batch began.
+    now: Instant,
     /// Sockets being drained after their connection ended; shutdown waits for them.
     draining: Rc<tasks::Draining>,
     /// For the tasks it starts.
@@ -98,10 +107,24 @@ enum End<'a> {
     Cut,
 }
 
+impl End<'_> {
+    /// Why, if nobody said otherwise.
+    fn reason(self, is_serving: bool) -> CloseReason {
+        match self {
+            Self::Told(text) => CloseReason::of_told(text),
+            Self::Quiet | Self::Cut if !is_serving => CloseReason::ServerShutdown,
+            Self::Quiet => CloseReason::ClientClosed,
+            Self::Cut => CloseReason::ReadError,
+        }
+    }
+}
+
 impl Shard {
     pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<RefCell<Self>> {
         let outboxes = shared.shards.iter().map(|_| Batch::default()).collect();
         let users_seen = shared.users.generation();
+        let routes = vec![Routes::new(Arc::clone(shared.accounts.global()))];
+        let ended = Ended::new(shared.closed_connections_max / shared.shards.len().max(1));
         let flush_early_bytes = FLUSH_EARLY_BYTES.min(shared.limits.pending_bytes_max / 2);
         Rc::new_cyclic(|myself| {
             RefCell::new(Self {
@@ -109,7 +132,7 @@ impl Shard {
                 shared,
                 conns: Vec::new(),
                 free: Vec::new(),
-                routes: Routes::default(),
+                routes,
                 dirty: Vec::new(),
                 outboxes,
                 pool: Pool::default(),
@@ -121,6 +144,8 @@ impl Shard {
                 wait_for: None,
                 random: fastrand::Rng::new(),
                 stats: Stats::default(),
+                ended,
+                now: Instant::now(),
                 draining: Rc::default(),
                 myself: myself.clone(),
             })
@@ -135,11 +160,12 @@ impl Shard {
             self.conns.len() - 1
         });
         let link = Arc::new(Link::new(self.shared.next_client_id(), self.index, slot));
-        let nonce = if self.shared.auth_required() { fresh_nonce() } else { String::new() };
+        let nonce = if self.shared.needs_nonce() { fresh_nonce() } else { String::new() };
         let conn = Conn::new(Arc::clone(&link), Rc::new(stream), peer, nonce, now);
         let info = self.info(&conn, false);
         let stream = Rc::clone(&conn.stream);
         self.conns[slot] = Some(Box::new(conn));
+        self.welcome(slot);
         self.stats.connections += 1;
         self.stats.connections_total += 1;
         self.send_with(slot, |out| write_info(out, info.as_bytes()));
@@ -153,6 +179,7 @@ impl Shard {
 
     fn info(&self, conn: &Conn, connect_info: bool) -> String {
         let shared = &self.shared;
+        let account = self.routes[conn.account].account();
         let info = Info {
             server_id: &shared.server_id,
             server_name: &shared.server_name,
@@ -167,7 +194,8 @@ impl Shard {
             auth_required: shared.auth_required(),
             nonce: Some(conn.nonce.as_str()).filter(|nonce| !nonce.is_empty()),
             connect_info,
-            remote_account: connect_info.then_some("$G"),
+            remote_account: connect_info.then_some(&*account.name),
+            acc_is_sys: connect_info && Arc::ptr_eq(account, shared.accounts.system()),
         };
         serde_json::to_string(&info).expect("INFO has string keys and plain values only")
     }
@@ -217,7 +245,7 @@ impl Shard {
             return;
         };
         if conn.outbound.len() > pending_bytes_max {
-            self.close_slow_consumer(slot, "more waits for it than max_pending");
+            self.close_slow_consumer(slot, CloseReason::SlowConsumerPendingBytes);
         } else if conn.outbound.len() > stall_bytes {
             conn.link.stall();
         }
@@ -243,10 +271,15 @@ impl Shard {
         // After this nobody delivers to it, and who waited for it goes on.
         conn.link.close();
         if !conn.subscriptions.is_empty() {
-            self.shared.unsubscribe(conn.subscriptions.values());
+            self.routes[conn.account].account().unsubscribe(conn.subscriptions.values());
         }
-        tracing::debug!(client = conn.link.id, peer = %conn.peer, ?end, "connection ended");
         let is_serving = !self.shared.stopping.load(Ordering::Acquire);
+        let reason = conn.reason.unwrap_or_else(|| end.reason(is_serving));
+        if reason == CloseReason::StaleConnection {
+            self.stats.stale_connections += 1;
+        }
+        self.ended.remember(&conn, slot, reason, Instant::now());
+        tracing::debug!(client = conn.link.id, peer = %conn.peer, reason = reason.as_str(), "connection ended");
         match end {
             // Clients that fill their backlog, break a rule and come back would pile these up.
             _ if is_serving
@@ -260,12 +293,23 @@ impl Shard {
         }
     }
 
-    fn close_slow_consumer(&mut self, slot: usize, why: &'static str) {
+    /// Ends a connection for a reason that `end` does not tell.
+    fn close_because(&mut self, slot: usize, end: End<'_>, reason: CloseReason) {
+        if let Some(conn) = self.at(slot) {
+            conn.reason = Some(reason);
+            self.close(slot, end);
+        }
+    }
+
+    fn close_slow_consumer(&mut self, slot: usize, reason: CloseReason) {
         if let Some(conn) = self.at(slot) {
             let pending_bytes = conn.outbound.len();
-            tracing::warn!(client = conn.link.id, peer = %conn.peer, pending_bytes, why, "slow consumer");
+            tracing::warn!(client = conn.link.id, peer = %conn.peer, pending_bytes, reason = reason.as_str(), "slow consumer");
             self.stats.slow_consumers += 1;
-            self.close(slot, End::Cut);
+            if reason == CloseReason::SlowConsumerWriteDeadline {
+                self.stats.slow_consumers_by_deadline += 1;
+            }
+            self.close_because(slot, End::Cut, reason);
         }
     }
 
@@ -278,9 +322,11 @@ impl Shard {
                 self.shared.shards[shard].inbox.push(Envelope::Batch(std::mem::take(outbox)));
             }
         }
+        let now = self.now;
         while let Some(slot) = self.dirty.pop() {
             if let Some(conn) = self.at(slot) {
                 conn.is_dirty = false;
+                conn.last_out = now;
                 self.write(slot);
             }
         }
@@ -304,7 +350,7 @@ impl Shard {
                     tokio::task::spawn_local(wait);
                 }
             }
-            Err(_) => self.close(slot, End::Cut),
+            Err(_) => self.close_because(slot, End::Cut, CloseReason::WriteError),
         }
     }
 
@@ -321,7 +367,7 @@ impl Shard {
             return None;
         }
         let Ok(all) = write_out(conn, &mut self.pool) else {
-            self.close(link.slot, End::Cut);
+            self.close_because(link.slot, End::Cut, CloseReason::WriteError);
             return None;
         };
         if conn.outbound.len() < stall_bytes {
@@ -343,6 +389,7 @@ impl Shard {
 
     /// Does what is due; returns when to come back.
     fn tick(&mut self, now: Instant) -> Option<Instant> {
+        self.now = now;
         while let Some(timers::Entry { due, slot, id }) = self.timers.pop_due(now) {
             let limits = &self.shared.limits;
             let (ping_interval, pings_out_max) = (limits.ping_interval, limits.pings_out_max);
@@ -364,12 +411,13 @@ impl Shard {
                         continue;
                     }
                     conn.pings_out += 1;
+                    conn.pinged_at = Some(now);
                     self.send_with(slot, |out| out.extend_from_slice(b"PING\r\n"));
                     self.remind(now + ping_interval, Due::Ping, slot, id);
                 }
             }
         }
-        self.routes.sweep(&self.shared);
+        self.routes.iter_mut().for_each(Routes::sweep);
         self.flush();
         self.timers.next()
     }
@@ -390,7 +438,10 @@ impl Shard {
             }
             match self.shared.users.standing(&entry) {
                 Standing::Unchanged => {}
-                Standing::Revoked => self.close(slot, End::Told("Authorization Violation")),
+                Standing::Revoked => {
+                    let told = End::Told("Authorization Violation");
+                    self.close_because(slot, told, CloseReason::CredentialsRevoked);
+                }
                 Standing::Changed(entry) => self.apply_permissions(slot, entry),
             }
         }
@@ -400,12 +451,12 @@ impl Shard {
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return;
         };
-        let access = Arc::clone(&entry.access);
+        let (access, account) = (Arc::clone(&entry.access), conn.account);
         conn.entry = Some(entry);
         conn.forget_verdicts();
         let mut ended = Vec::new();
         conn.subscriptions.retain(|_, subscription| {
-            let stays = access.subscribe.permits_filter(&subscription.filter);
+            let stays = access.subscribe.permits_filter(&subscription.filter, subscription.queue.as_deref());
             subscription.set_partly_denied(access.subscribe.denies_part_of(&subscription.filter));
             if !stays {
                 ended.push(Arc::clone(subscription));
@@ -413,7 +464,7 @@ impl Shard {
             stays
         });
         self.stats.subscriptions -= ended.len() as u64;
-        self.shared.unsubscribe(&ended);
+        self.routes[account].account().unsubscribe(&ended);
         for subscription in ended {
             self.complain(
                 slot,
@@ -424,6 +475,7 @@ impl Shard {
 
     /// Takes in what other threads left; returns whether the server goes on.
     fn receive(&mut self, envelopes: Vec<Envelope>) -> bool {
+        self.now = Instant::now();
         self.check_identities();
         let mut goes_on = true;
         for envelope in envelopes {
@@ -447,6 +499,7 @@ impl Shard {
                     }
                 }),
                 Envelope::UsersChanged => {}
+                Envelope::Question(question) => self.answer(question),
                 Envelope::Shutdown => goes_on = false,
             }
         }
@@ -467,10 +520,13 @@ impl Shard {
 fn write_out(conn: &mut Conn, pool: &mut Pool) -> std::io::Result<bool> {
     let stream = &conn.stream;
     while !conn.outbound.is_empty() {
-        let written = conn.outbound.write_once(pool, |slices| match slices {
-            [only] => stream.try_write(only),
-            several => stream.try_write_vectored(several),
-        });
+        let written = match stream.as_pipe() {
+            Some(pipe) => conn.outbound.hand_over(pool, pipe),
+            None => conn.outbound.write_once(pool, |slices| match slices {
+                [only] => stream.try_write(only),
+                several => stream.try_write_vectored(several),
+            }),
+        };
         match written {
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),

@@ -11,6 +11,7 @@ use super::ingest::SHARE_BYTES_MIN;
 use super::message::Msg;
 use super::{End, Shard};
 use crate::link::{Delivery, Subscription};
+use crate::snapshot::CloseReason;
 
 /// Checks that subscribers can read what they would get.
 fn check_readable(publish: &Publish<'_>) -> Result<(), String> {
@@ -37,10 +38,8 @@ impl Shard {
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return false;
         };
-        if conn.entry.is_none() {
-            // Before CONNECT, where no credential is needed.
-            conn.entry.clone_from(&self.shared.anonymous);
-        }
+        conn.traffic.in_msgs += 1;
+        conn.traffic.in_bytes += publish.body.len() as u64;
         let says = conn.says;
         if self.shared.strict_messages
             && let Err(problem) = check_readable(publish)
@@ -51,7 +50,7 @@ impl Shard {
         }
         if publish.header_len.is_some() && !says.headers {
             // Known when it is executed, not when it is parsed: CONNECT may be in the same read.
-            self.close(slot, End::Quiet);
+            self.close_because(slot, End::Quiet, CloseReason::MessageHeaderViolation);
             return false;
         }
         if publish.subject.first() == Some(&b'$') && publish.subject == USER_INFO {
@@ -103,7 +102,10 @@ impl Shard {
 
     /// Gives `message` to everyone it is for; returns whether anyone got it.
     fn route(&mut self, from: usize, echo: bool, message: &Msg<'_>) -> bool {
-        let route = self.routes.get(message.subject, &self.shared, self.index);
+        let Some(account) = self.conns[from].as_deref().map(|conn| conn.account) else {
+            return false;
+        };
+        let route = self.routes[account].get(message.subject, self.index);
         let skipped = if echo { None } else { self.conns[from].as_deref().map(|conn| conn.link.id) };
         let from_id = self.conns[from].as_deref().map_or(0, |conn| conn.link.id);
         let mut delivered = false;
@@ -233,6 +235,8 @@ impl Shard {
         }
         self.stats.out_msgs += 1;
         self.stats.out_bytes += (body.len() - 2) as u64;
+        conn.traffic.out_msgs += 1;
+        conn.traffic.out_bytes += (body.len() - 2) as u64;
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(slot);
@@ -259,7 +263,10 @@ impl Shard {
     /// Delivers to the connection's own plain subscriptions only, so that a client cannot have the server speak to
     /// others. To all of them: one that listens to everything must not miss the answer in its inbox.
     fn send_to_self(&mut self, slot: usize, subject: &[u8], header_len: Option<usize>, body_crlf: &[u8]) {
-        let route = self.routes.get(subject, &self.shared, self.index);
+        let Some(account) = self.conns[slot].as_deref().map(|conn| conn.account) else {
+            return;
+        };
+        let route = self.routes[account].get(subject, self.index);
         let message = Msg { subject, reply: None, header_len, body_crlf, frame: None };
         for target in route.local.iter().filter(|target| target.link.slot == slot) {
             self.deliver(target, &message, &mut None, false);

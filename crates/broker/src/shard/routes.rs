@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use ostler_broker_proto::Matches;
 
+use crate::accounts::Account;
 use crate::link::Subscription;
-use crate::shared::Shared;
 
 /// Subjects kept. nats-server keeps 1024 for all; a shard forgets all of them when it has more.
 const ROUTES_MAX: usize = 4096;
@@ -44,9 +44,9 @@ impl Route {
     }
 }
 
-/// Routes by subject.
-#[derive(Default)]
+/// Routes of one account, by subject.
 pub(crate) struct Routes {
+    account: Arc<Account>,
     known: HashMap<Box<[u8]>, Known, BuildHasherDefault<SubjectHasher>>,
     /// The one used last: a batch mostly repeats its subject, and comparing is cheaper than hashing.
     last: Option<Known>,
@@ -60,9 +60,17 @@ struct Known {
 }
 
 impl Routes {
+    pub(crate) fn new(account: Arc<Account>) -> Self {
+        Self { account, known: HashMap::default(), last: None, last_subject: Vec::new() }
+    }
+
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
     /// The route of `subject` as of this moment.
-    pub(crate) fn get(&mut self, subject: &[u8], shared: &Shared, shard: usize) -> Rc<Route> {
-        let generation = shared.generation();
+    pub(crate) fn get(&mut self, subject: &[u8], shard: usize) -> Rc<Route> {
+        let generation = self.account.generation();
         if let Some(known) = &self.last
             && known.generation == generation
             && self.last_subject == subject
@@ -71,7 +79,7 @@ impl Routes {
         }
         let known = match self.known.get(subject) {
             Some(known) if known.generation == generation => known.clone(),
-            _ => self.learn(subject, shared, shard),
+            _ => self.learn(subject, shard),
         };
         let route = Rc::clone(&known.route);
         self.last = Some(known);
@@ -81,8 +89,8 @@ impl Routes {
     }
 
     #[cold]
-    fn learn(&mut self, subject: &[u8], shared: &Shared, shard: usize) -> Known {
-        let (generation, matches) = shared.read_subscriptions(|sublist| sublist.matches(subject));
+    fn learn(&mut self, subject: &[u8], shard: usize) -> Known {
+        let (generation, matches) = self.account.read_subscriptions(|sublist| sublist.matches(subject));
         let known = Known { generation, route: Rc::new(Route::new(matches, shard)) };
         if self.known.len() >= ROUTES_MAX {
             self.known.clear();
@@ -92,8 +100,8 @@ impl Routes {
     }
 
     /// Forgets answers that no longer hold: they keep closed connections in memory.
-    pub(crate) fn sweep(&mut self, shared: &Shared) {
-        let generation = shared.generation();
+    pub(crate) fn sweep(&mut self) {
+        let generation = self.account.generation();
         self.known.retain(|_, known| known.generation == generation);
         self.last.take_if(|known| known.generation != generation);
     }

@@ -20,8 +20,10 @@ use super::ingest::Next;
 use super::outbound::{Outbound, Pool};
 use super::pace::Pace;
 use super::{End, Shard};
+use crate::auth::{Challenge, Entry};
 use crate::link::Link;
 use crate::shared::Shared;
+use crate::snapshot::CloseReason;
 use crate::transport::Transport;
 
 /// How long a closed connection may take to fetch its last bytes and to hang up itself.
@@ -152,10 +154,15 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
         if stream.readable().await.is_err() {
             return shard.borrow_mut().close_of(&link);
         }
+        let mut next = shard.borrow_mut().read(&link, &stream);
         loop {
-            let next = shard.borrow_mut().read(&link, &stream);
             match next {
                 Next::Read => break,
+                Next::Hash(challenge) => {
+                    let proved = compute(&shared, &link, challenge).await;
+                    next = shard.borrow_mut().go_on(&link, proved);
+                    continue;
+                }
                 Next::Yield => tokio::task::yield_now().await,
                 Next::Itself => link.until_released().await,
                 // Not reading is what holds the publisher back: its own socket fills up.
@@ -165,8 +172,19 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
                 Next::Inbox(full) => shared.shards[full].inbox.until_drained().await,
                 Next::Ended => return,
             }
+            next = shard.borrow_mut().read(&link, &stream);
         }
     }
+}
+
+/// Has a hash computed on a thread that serves nobody, when it is its turn. The time a client has to log in counts
+/// meanwhile; for one that is gone nothing is computed.
+async fn compute(shared: &Shared, link: &Link, challenge: Challenge) -> Option<Arc<Entry>> {
+    let _turn = shared.hashing.acquire().await.ok()?;
+    if link.is_closed() {
+        return None;
+    }
+    tokio::task::spawn_blocking(move || challenge.answer()).await.ok()?
 }
 
 /// Waits for a socket that was full.
@@ -184,14 +202,14 @@ async fn write_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
         let mut shard = shard.borrow_mut();
         let backlog = match ready {
             Ok(Ok(())) => shard.write_again(&link),
-            Ok(Err(_)) => return shard.close(link.slot, End::Cut),
+            Ok(Err(_)) => return shard.close_because(link.slot, End::Cut, CloseReason::WriteError),
             Err(_) => shard.backlog(&link),
         };
         let Some((taken, waiting)) = backlog else {
             return;
         };
         if !pace.keep(taken, waiting, Instant::now(), write_deadline) {
-            return shard.close_slow_consumer(link.slot, "it took too little within the write deadline");
+            return shard.close_slow_consumer(link.slot, CloseReason::SlowConsumerWriteDeadline);
         }
     }
 }

@@ -10,6 +10,8 @@ use std::net::Shutdown;
 use bytes::BufMut;
 use tokio::net::TcpStream;
 
+use crate::snapshot::TransportInfo;
+
 /// The byte stream of one connection, as its shard holds it.
 #[derive(Debug)]
 pub(crate) enum Transport {
@@ -99,6 +101,14 @@ impl Transport {
                 pipe.writable().await;
                 Ok(())
             }
+        }
+    }
+
+    /// What it is, for lists.
+    pub(crate) fn info(&self) -> TransportInfo {
+        match self {
+            Self::Tcp(_) => TransportInfo::default(),
+            Self::Pipe(_) => TransportInfo { is_in_process: true, ..TransportInfo::default() },
         }
     }
 

@@ -128,6 +128,25 @@ impl End {
         Ok(())
     }
 
+    /// The same whether there is room or not: for what is little and must not wait.
+    ///
+    /// # Errors
+    /// `BrokenPipe` when the other end is gone.
+    pub(crate) fn append(&self, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let mut lane = self.outgoing.lock();
+        if lane.is_over() {
+            return Err(ErrorKind::BrokenPipe.into());
+        }
+        lane.append(len, write);
+        Lane::came(lane);
+        Ok(())
+    }
+
+    /// Whether a write would succeed, or fail for good.
+    pub(crate) fn has_room(&self) -> bool {
+        !matches!(self.outgoing.lock().room(), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Moves pieces over as long as there is room and `next` has some; returns the bytes moved. `spent` gets empty
     /// buffers in exchange: those that were copied, and those the other end gave back.
     ///
@@ -193,17 +212,6 @@ impl End {
         poll_fn(|cx| self.poll_writable(cx)).await;
     }
 
-    /// Whether the other end took everything that was written, or is gone.
-    pub(crate) fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut lane = self.outgoing.lock();
-        if lane.bytes == 0 || lane.is_over() {
-            return Poll::Ready(());
-        }
-        register(&mut lane.writers, cx.waker());
-        lane.wake_when_empty = true;
-        Poll::Pending
-    }
-
     /// Says that no more will come; what was written is still read.
     pub(crate) fn shutdown_write(&self) {
         self.outgoing.end(|lane| lane.is_ended = true);
@@ -242,8 +250,6 @@ struct Queue {
     is_ended: bool,
     /// The reader will read no more.
     is_abandoned: bool,
-    /// A writer waits for the last byte to be read, not for room.
-    wake_when_empty: bool,
     /// Tasks that sleep until there is something to read; few, for an end has one or two.
     readers: Vec<Waker>,
     /// Tasks that sleep until there is room.
@@ -264,9 +270,7 @@ impl Lane {
 
     /// `count` bytes were taken: wakes who waits for room, outside the lock.
     fn taken(&self, mut lane: MutexGuard<'_, Queue>, count: usize) -> io::Result<usize> {
-        let enough = if lane.wake_when_empty { 0 } else { LANE_BYTES_LOW };
-        if lane.bytes <= enough && !lane.writers.is_empty() {
-            lane.wake_when_empty = false;
+        if lane.bytes <= LANE_BYTES_LOW && !lane.writers.is_empty() {
             let writers = std::mem::take(&mut lane.writers);
             drop(lane);
             writers.into_iter().for_each(Waker::wake);

@@ -107,7 +107,7 @@ impl World {
         let host = create_key(&dir.path().join("host.nk")).unwrap();
         let set = |name: &str, key: String, permissions| {
             let credential = Credential::Nkey(key);
-            users.set(Identity { name: name.into(), credential, permissions }).unwrap();
+            users.set(Identity::new(name, credential, permissions)).unwrap();
         };
         set("engine", engine, Permissions::all());
         let own = format!("agent.{agent}.>");
@@ -184,6 +184,7 @@ impl World {
             pid: std::process::id(),
             version: "0".into(),
             started_at: Timestamp::now(),
+            external: None,
         };
         let path = self.dir.path().join("daemon.json");
         std::fs::write(path.with_extension("new"), serde_json::to_vec(&endpoint).unwrap()).unwrap();

@@ -1,0 +1,150 @@
+//! From CONNECT to an identity. What is known at once is decided at once; where a hash must be computed, the connection
+//! is put aside: nothing of it is read, and what came after its CONNECT is kept until it is known who it is.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::conn::Says;
+use super::ingest::Next;
+use super::routes::Routes;
+use super::timers::Due;
+use super::{End, FIRST_PING, Shard};
+use crate::auth::{Challenge, Entry, Standing, Verdict};
+use crate::connect::Connect;
+use crate::link::Link;
+use crate::snapshot::CloseReason;
+
+/// A CONNECT whose proof is being checked.
+pub(crate) struct PendingConnect {
+    connect: Connect,
+    /// What must be computed; taken by the task that has it computed.
+    challenge: Option<Challenge>,
+    /// What came in the same read, at most one read.
+    rest: Vec<u8>,
+}
+
+impl Shard {
+    /// Who it is that speaks before CONNECT, where no credential is needed (nats-server serves telnet that way).
+    pub(super) fn welcome(&mut self, slot: usize) {
+        if let Some(entry) = self.shared.anonymous() {
+            let account = self.place_of_account(&entry.identity.account);
+            if let Some(conn) = self.at(slot) {
+                (conn.entry, conn.account) = (Some(entry), account);
+            }
+        }
+    }
+
+    /// Where the routes of an account are.
+    fn place_of_account(&mut self, name: &str) -> usize {
+        if let Some(place) = self.routes.iter().position(|routes| *routes.account().name == *name) {
+            return place;
+        }
+        self.routes.push(Routes::new(self.shared.accounts.get(name)));
+        self.routes.len() - 1
+    }
+
+    pub(super) fn connect(&mut self, slot: usize, json: &[u8]) {
+        let Some(connect) = Connect::parse(json) else {
+            tracing::info!("CONNECT is not the JSON it should be");
+            return self.close_because(slot, End::Quiet, CloseReason::ProtocolViolation);
+        };
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return;
+        };
+        // Accounts are given, not chosen; a client that asks for one must not believe that it got it.
+        if !connect.account.is_empty() {
+            return self.refuse_identity(slot);
+        }
+        let shared = &self.shared;
+        let anonymous = shared
+            .anonymous()
+            .filter(|entry| !connect.gives_credential() || (entry.is_anonymous() && shared.users.is_empty()));
+        let verdict = match anonymous {
+            Some(entry) => Verdict::Known(entry),
+            None => shared.users.authenticate(&connect, &conn.nonce),
+        };
+        match verdict {
+            Verdict::Known(entry) => self.log_in(slot, &connect, entry),
+            Verdict::Unproved(challenge) => {
+                let pending = PendingConnect { connect, challenge: Some(challenge), rest: Vec::new() };
+                conn.pending = Some(Box::new(pending));
+            }
+            Verdict::Refused => self.refuse_identity(slot),
+        }
+    }
+
+    /// Keeps what came after a CONNECT that is being checked.
+    pub(super) fn put_aside(&mut self, link: &Link, rest: &[u8]) {
+        if let Some(pending) = self.conn(link).and_then(|conn| conn.pending.as_deref_mut()) {
+            pending.rest.extend_from_slice(rest);
+        }
+    }
+
+    /// What must be computed before this connection goes on.
+    pub(super) fn take_challenge(&mut self, link: &Link) -> Option<Challenge> {
+        self.conn(link)?.pending.as_deref_mut()?.challenge.take()
+    }
+
+    /// It is known who the connection is: executes what it sent after its CONNECT.
+    pub(super) fn go_on(&mut self, link: &Link, proved: Option<Arc<Entry>>) -> Next {
+        self.check_identities();
+        let Some(pending) = self.conn(link).and_then(|conn| conn.pending.take()) else {
+            self.flush();
+            return Next::Ended;
+        };
+        // The identities may have changed meanwhile.
+        let entry = proved.and_then(|entry| match self.shared.users.standing(&entry) {
+            Standing::Unchanged => Some(entry),
+            Standing::Changed(entry) => Some(entry),
+            Standing::Revoked => None,
+        });
+        match entry {
+            Some(entry) => {
+                self.log_in(link.slot, &pending.connect, entry);
+                self.ingest(link, &pending.rest);
+            }
+            None => self.refuse_identity(link.slot),
+        }
+        self.flush();
+        self.must_wait(link).unwrap_or(Next::Yield)
+    }
+
+    /// The connection is `entry` from here on.
+    fn log_in(&mut self, slot: usize, connect: &Connect, entry: Arc<Entry>) {
+        if connect.no_responders && !connect.headers {
+            return self.close(slot, End::Told("no responders requires headers support"));
+        }
+        let account = self.place_of_account(&entry.identity.account);
+        let Some(conn) = self.conns[slot].as_deref_mut() else {
+            return;
+        };
+        let is_first = !std::mem::replace(&mut conn.is_connected, true);
+        tracing::debug!(client = conn.link.id, peer = %conn.peer, identity = entry.identity.name, name = connect.name,
+            "connected");
+        // A second CONNECT starts over: what was subscribed by the first identity is not for the second.
+        let dropped: Vec<_> = conn.subscriptions.drain().map(|(_, subscription)| subscription).collect();
+        let left = std::mem::replace(&mut conn.account, account);
+        conn.says = Says::from(connect);
+        conn.about = connect.about();
+        conn.about = connect.about();
+        conn.entry = Some(entry);
+        conn.forget_verdicts();
+        let id = conn.link.id;
+        self.stats.subscriptions -= dropped.len() as u64;
+        self.routes[left].account().unsubscribe(&dropped);
+        self.acknowledge(slot);
+        if is_first {
+            let jitter = 1.0 + 0.2 * self.random.f32();
+            let first = FIRST_PING.mul_f32(jitter).min(self.shared.limits.ping_interval);
+            self.remind(Instant::now() + first, Due::Ping, slot, id);
+        }
+    }
+
+    pub(super) fn refuse_identity(&mut self, slot: usize) {
+        if let Some(conn) = self.at(slot) {
+            tracing::warn!(client = conn.link.id, peer = %conn.peer, "authorization violation");
+            self.stats.auth_failures += 1;
+            self.close(slot, End::Told("Authorization Violation"));
+        }
+    }
+}
