@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_client::{Bus, Client, Options, REQUEST_TIMEOUT};
+use ostler_client::{Bus, Client, Options, REQUEST_TIMEOUT, Role};
+use ostler_daemon::StateDir;
+use ostler_supervise::platform::Identity;
 use ostler_wire::{AgentId, AgentSummary, ENDPOINT_FILE, Endpoint, JsonMap, ListReply, NodeId, Subject};
 
 use tokio::sync::watch;
@@ -103,8 +105,12 @@ impl Session {
         let file = places.endpoint_file();
         let endpoint = read_endpoint(&file)?.ok_or_else(|| no_daemon(places))?;
         let options = Options::new("ostler-cli", Bus::File(file), places.state_dir.join(OPERATOR_KEY_FILE))
+            .role(Role::Operator)
             .inbox_prefix(INBOX_PREFIX);
         let client = Client::connect(options.clone()).await.map_err(|error| match error {
+            ostler_client::Error::Unreachable { .. } if endpoint.external.is_some() => {
+                bus_away(&endpoint, &error.to_string()).unwrap_or_else(|| no_daemon(places))
+            }
             ostler_client::Error::Unreachable { .. } => no_daemon(places),
             other => other.into(),
         })?;
@@ -153,6 +159,11 @@ impl Session {
         }
     }
 
+    /// The node to name in a request that any daemon of the bus could mean: none where the bus is the daemon's own.
+    pub(crate) fn node_on_shared_bus(&self) -> Option<NodeId> {
+        self.endpoint.external.is_some().then(|| self.node.clone())
+    }
+
     /// All agents of the node.
     pub(crate) async fn agents(&self) -> Outcome<ListReply> {
         Ok(self.request(&Subject::NodeAgents(self.node.clone()), &JsonMap::new()).await?)
@@ -178,8 +189,24 @@ impl Session {
     }
 }
 
+/// The daemon runs, and its bus, which is not its own, is away. `None` when the daemon does not run either.
+fn bus_away(endpoint: &Endpoint, reason: &str) -> Option<Failure> {
+    Identity::of(endpoint.pid).filter(|identity| identity.is_alive())?;
+    let message = format!("the daemon (pid {}) runs, but its bus is away: {reason}", endpoint.pid);
+    Some(
+        Failure::new(Exit::NoDaemon, message)
+            .hint("start the nats-server; daemon and agents go on by themselves then"),
+    )
+}
+
 /// What every verb that needs a daemon says when there is none.
 pub(crate) fn no_daemon(places: &Places) -> Failure {
+    if let Some(waiting) = StateDir::new(&places.state_dir).waiting() {
+        let message = format!("the daemon (pid {}) is waiting for the bus: {}", waiting.pid, waiting.reason);
+        return Failure::new(Exit::NoDaemon, message).hint(
+            "start the nats-server, or correct `url` in the configuration; the daemon goes on by itself",
+        );
+    }
     Failure::new(
         Exit::NoDaemon,
         format!("no daemon runs for the state directory {}", places.state_dir.display()),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ostler_daemon::StateDir;
 use ostler_supervise::platform::{Identity, spawn_detached};
 use ostler_wire::Endpoint;
 use tokio::time::Instant;
@@ -62,6 +63,15 @@ pub(crate) async fn start(places: &Places, args: &[OsString]) -> Outcome<Endpoin
                 Failure::new(Exit::Failed, "the daemon did not start"),
                 &log,
                 log_bytes_before,
+            ));
+        }
+        if let Some(waiting) =
+            StateDir::new(&places.state_dir).waiting().filter(|_| Instant::now() >= deadline)
+        {
+            let text = format!("the daemon (pid {pid}) is waiting for the bus: {}", waiting.reason);
+            return Err(Failure::new(Exit::Timeout, text).hint(
+                "it goes on by itself when the nats-server is there: `ostler status` tells; or correct `url` in the \
+                 configuration",
             ));
         }
         if Instant::now() >= deadline {

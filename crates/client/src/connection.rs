@@ -2,18 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event, HeaderMap, ServerAddr};
+use async_nats::{ConnectOptions, Event, HeaderMap};
 use bytes::Bytes;
-use ostler_wire::{Endpoint, ErrorReply, FORWARDED_HEADER, Subject};
+use ostler_wire::{BusTls, ErrorReply, FORWARDED_HEADER, Subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use crate::key::read_seed;
-use crate::{Error, Message, Subscription};
+use crate::credential::{self, check_credential};
+use crate::{Bus, Error, Message, Role, Subscription};
 
 /// How long [`Client::request`] waits: long enough for a busy host, short enough for a person.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,38 +30,11 @@ const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 /// How often is looked whether the daemon has moved while its bus is away.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Publications that wait while the bus is away; below the queue of the library (2048), which also takes the rest.
+const WAITING_MAX: usize = 1024;
+
 /// Messages a subscription keeps for a slow owner.
 const SUBSCRIPTION_MESSAGES_MAX: usize = 65_536;
-
-/// Where the bus is.
-#[derive(Debug, Clone)]
-pub enum Bus {
-    /// At the address the daemon wrote into this file ([`ostler_wire::ENDPOINT_FILE`]), read by [`Client::connect`].
-    File(PathBuf),
-    /// At a fixed address, `nats://127.0.0.1:4222`.
-    Url(String),
-}
-
-impl Bus {
-    /// Finds the address.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NoEndpoint`] or [`Error::BadEndpoint`].
-    pub fn url(&self) -> Result<String, Error> {
-        let path = match self {
-            Self::Url(url) => return Ok(url.clone()),
-            Self::File(path) => path,
-        };
-        let text = std::fs::read(path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::NoEndpoint(path.clone()),
-            _ => Error::BadEndpoint { path: path.clone(), reason: error.to_string() },
-        })?;
-        let endpoint: Endpoint = serde_json::from_slice(&text)
-            .map_err(|error| Error::BadEndpoint { path: path.clone(), reason: error.to_string() })?;
-        Ok(endpoint.bus_url)
-    }
-}
 
 /// What a connection needs.
 #[derive(Debug, Clone)]
@@ -70,8 +43,12 @@ pub struct Options {
     pub name: String,
     /// Where the bus is.
     pub bus: Bus,
-    /// The file with the nkey seed.
+    /// The file with the credential: an nkey seed, a creds file, a user and password, or a token. Read anew for every
+    /// connection.
     pub key_file: PathBuf,
+    /// Who connects. On a bus that is not the daemon's own its endpoint file names a credential for some, which is used
+    /// instead of `key_file`. Default [`Role::Other`].
+    pub role: Role,
     /// The prefix of this client's inboxes; must be allowed by its permissions. Default `_INBOX`.
     pub inbox_prefix: String,
     /// Whether a lost connection is made again. Default true.
@@ -85,9 +62,17 @@ impl Options {
             name: name.into(),
             bus,
             key_file: key_file.into(),
+            role: Role::Other,
             inbox_prefix: "_INBOX".to_owned(),
             reconnect: true,
         }
+    }
+
+    /// The same for somebody whom the endpoint file may name a credential for.
+    #[must_use]
+    pub fn role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
     }
 
     /// The same with another inbox prefix.
@@ -122,7 +107,10 @@ pub struct Client {
     nats: async_nats::Client,
     connection: watch::Receiver<Connection>,
     bus: Bus,
-    url: String,
+    /// The addresses it was made with.
+    urls: Vec<String>,
+    /// Publications since the bus was lost.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Client {
@@ -133,34 +121,35 @@ impl Client {
     /// Tells apart a missing daemon, an unreachable bus and a refused credential. Not cancel-safe: a cancelled call
     /// may leave a connection that closes by itself.
     pub async fn connect(options: Options) -> Result<Self, Error> {
-        let url = options.bus.url()?;
-        let seed = read_seed(&options.key_file)?;
-        let address: ServerAddr = url.parse().map_err(|error| Error::Unreachable {
-            url: url.clone(),
-            reason: format!("not an address: {error}"),
-        })?;
+        let place = options.bus.place(&options.role)?;
+        let key_file = place.credentials.clone().unwrap_or_else(|| options.key_file.clone());
+        // Told now and by name: a fault inside the library is only logged.
+        check_credential(&key_file)?;
+        let addresses = place.addresses()?;
         let (state_tx, connection) = watch::channel(Connection::Down);
         let connects = Arc::new(AtomicU64::new(0));
+        let waiting = Arc::new(AtomicUsize::new(0));
         let longest = match options.bus {
             Bus::File(_) => RECONNECT_LONGEST_LOCAL,
-            Bus::Url(_) => RECONNECT_LONGEST,
+            Bus::Url(_) | Bus::External(_) => RECONNECT_LONGEST,
         };
 
-        let connect = ConnectOptions::with_nkey(seed)
+        let answer = move |nonce: Vec<u8>| std::future::ready(credential::answer(&key_file, &nonce));
+        let mut connect = ConnectOptions::with_auth_callback(answer)
             .name(&options.name)
             .custom_inbox_prefix(&options.inbox_prefix)
             .subscription_capacity(SUBSCRIPTION_MESSAGES_MAX)
             .connection_timeout(Duration::from_secs(5))
-            .ignore_discovered_servers()
-            // The first attempt counts as well.
-            .max_reconnects(if options.reconnect { None } else { Some(1) })
+            // The first attempt counts as well, and each address is one.
+            .max_reconnects(if options.reconnect { None } else { Some(addresses.len()) })
             .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, longest, fastrand::f64()))
             .event_callback({
-                let state_tx = state_tx.clone();
+                let (state_tx, waiting) = (state_tx.clone(), Arc::clone(&waiting));
                 move |event| {
                     match &event {
                         Event::Connected => {
                             let nth = connects.fetch_add(1, Ordering::Relaxed) + 1;
+                            waiting.store(0, Ordering::Relaxed);
                             state_tx.send_replace(Connection::Up(nth));
                         }
                         Event::Disconnected | Event::Closed => {
@@ -171,8 +160,18 @@ impl Client {
                     std::future::ready(())
                 }
             });
-        let nats = connect.connect(address).await.map_err(|error| connect_fault(&url, &error))?;
-        Ok(Self { nats, connection, bus: options.bus, url })
+        if !place.is_external {
+            // Our own bus is alone; a cluster may tell of its other members.
+            connect = connect.ignore_discovered_servers();
+        }
+        if let Some(tls) = &place.tls {
+            connect = with_tls(connect, tls);
+        }
+        let nats = connect
+            .connect(addresses)
+            .await
+            .map_err(|error| connect_fault(&place.urls.join(", "), &error))?;
+        Ok(Self { nats, connection, bus: options.bus, urls: place.urls, waiting })
     }
 
     /// Follows the connection; the receiver's value is the present state.
@@ -188,13 +187,13 @@ impl Client {
     }
 
     /// Waits until the bus is away and the daemon's file names another address: this connection will not find it there,
-    /// make a new one. Never returns for [`Bus::Url`]. Cancel-safe.
+    /// make a new one. Returns for [`Bus::File`] only. Cancel-safe.
     pub async fn moved(&self) {
         let mut connection = self.connection.clone();
         loop {
             // An error means the connection is closed for good, which is away too.
             let _ = connection.wait_for(|state| *state == Connection::Down).await;
-            if matches!(&self.bus, Bus::File(_)) && self.bus.url().is_ok_and(|url| url != self.url) {
+            if matches!(&self.bus, Bus::File(_)) && self.bus.urls().is_ok_and(|urls| urls != self.urls) {
                 return;
             }
             tokio::time::sleep(LOOKUP_INTERVAL).await;
@@ -209,11 +208,11 @@ impl Client {
     /// Publishes a message as JSON.
     ///
     /// Returns when the message is in the connection's buffer; [`Client::flush`] waits until it is on its way. While
-    /// the bus is away the buffer fills and then this waits.
+    /// the bus is away the buffer keeps the first 1024 messages.
     ///
     /// # Errors
     ///
-    /// [`Error::TooLarge`] or [`Error::Closed`].
+    /// [`Error::TooLarge`], [`Error::Away`] or [`Error::Closed`].
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &Subject, message: &T) -> Result<(), Error> {
         self.publish_bytes(&subject.to_string(), None, to_json(message)).await
     }
@@ -230,6 +229,7 @@ impl Client {
         payload: Bytes,
     ) -> Result<(), Error> {
         self.check_size(subject, payload.len())?;
+        self.check_room(subject)?;
         let subject = subject.to_owned();
         match reply {
             Some(reply) => self.nats.publish_with_reply(subject, reply.to_owned(), payload).await,
@@ -246,6 +246,7 @@ impl Client {
     pub async fn forward(&self, message: Message) -> Result<(), Error> {
         // The mark counts as payload on the wire: its name, its value and the lines around them.
         self.check_size(&message.subject, message.payload.len() + FORWARDED_HEADER.len() + 32)?;
+        self.check_room(&message.subject)?;
         let mut headers = HeaderMap::new();
         headers.insert(FORWARDED_HEADER, "1");
         match message.reply {
@@ -395,6 +396,19 @@ impl Client {
         }
         Ok(())
     }
+
+    fn check_room(&self, subject: &str) -> Result<(), Error> {
+        if *self.connection.borrow() == Connection::Down && !has_room(&self.waiting) {
+            return Err(Error::Away { subject: subject.to_owned() });
+        }
+        Ok(())
+    }
+}
+
+/// Counts publications while the bus is away: the library would let its caller wait once its queue is full, and that may
+/// be the one who is to end the daemon.
+fn has_room(waiting: &AtomicUsize) -> bool {
+    waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX
 }
 
 /// The wait before attempt number `attempts`, from 1: none before the first, then doubling, capped, and spread by up to
@@ -421,6 +435,18 @@ fn read_reply<R: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result<R, E
     }
     serde_json::from_slice::<R>(payload)
         .map_err(|error| Error::BadReply { subject: subject.to_owned(), reason: error.to_string() })
+}
+
+fn with_tls(mut connect: ConnectOptions, tls: &BusTls) -> ConnectOptions {
+    // Named files mean that nothing is to go over the wire in the clear, whatever the address says.
+    connect = connect.require_tls(true);
+    if let Some(ca) = &tls.ca {
+        connect = connect.add_root_certificates(ca.clone());
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        connect = connect.add_client_certificate(cert.clone(), key.clone());
+    }
+    if tls.first { connect.tls_first() } else { connect }
 }
 
 fn connect_fault(url: &str, error: &async_nats::ConnectError) -> Error {
@@ -463,11 +489,8 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_daemon_is_told_from_a_broken_address_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("daemon.json");
-        assert!(matches!(Bus::File(path.clone()).url(), Err(Error::NoEndpoint(_))));
-        std::fs::write(&path, "{").unwrap();
-        assert!(matches!(Bus::File(path).url(), Err(Error::BadEndpoint { .. })));
+    fn what_is_published_while_the_bus_is_away_is_bounded() {
+        let waiting = AtomicUsize::new(0);
+        assert_eq!((0..5000).filter(|_| has_room(&waiting)).count(), WAITING_MAX);
     }
 }

@@ -73,6 +73,12 @@ pub enum Error {
         /// The limit.
         bytes_max: usize,
     },
+    /// The bus is away, and as much waits for it as is kept: the message is dropped.
+    #[error("the bus is away and too much waits for it already: the message for {subject} is dropped")]
+    Away {
+        /// The subject it was for.
+        subject: String,
+    },
     /// The connection is closed for good.
     #[error("the connection to the bus is closed: {0}")]
     Closed(String),
@@ -83,7 +89,11 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NoEndpoint(_) | Self::Unreachable { .. } | Self::NoResponders { .. } | Self::Timeout { .. }
+            Self::NoEndpoint(_)
+                | Self::Unreachable { .. }
+                | Self::NoResponders { .. }
+                | Self::Timeout { .. }
+                | Self::Away { .. }
         )
     }
 

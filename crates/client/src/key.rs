@@ -1,11 +1,13 @@
-//! Credential files: one nkey seed each, readable by their owner alone.
+//! The credentials the daemon makes: files of one nkey seed each, readable by their owner alone.
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nkeys::KeyPair;
+
+use crate::credential::read_private;
 
 /// Why a credential file cannot be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,13 @@ pub enum KeyError {
         .0.display()
     )]
     NotASeed(PathBuf),
+    /// The content is no credential of any form. The content is never quoted.
+    #[error(
+        "the credential {} is neither an nkey user seed, nor a creds file, nor the two lines user = \"NAME\" and \
+         password = \"SECRET\", nor the line token = \"SECRET\"; restore it, or name the right file",
+        .0.display()
+    )]
+    NotACredential(PathBuf),
 }
 
 /// Makes a new credential at `path`, mode 0600, replacing none, and returns its public key (`U…`, 56 characters).
@@ -73,14 +82,8 @@ pub fn read_public_key(path: &Path) -> Result<String, KeyError> {
     Ok(pair.public_key())
 }
 
-/// The seed itself, for signing; never logged, never shown.
-pub(crate) fn read_seed(path: &Path) -> Result<String, KeyError> {
-    let fault = |source| KeyError::File { path: path.to_owned(), verb: "read", source };
-    let mode = std::fs::metadata(path).map_err(fault)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(KeyError::Exposed { path: path.to_owned(), mode });
-    }
-    let text = std::fs::read_to_string(path).map_err(fault)?;
+fn read_seed(path: &Path) -> Result<String, KeyError> {
+    let text = read_private(path)?;
     let seed = text.trim();
     KeyPair::from_seed(seed).map_err(|_| KeyError::NotASeed(path.to_owned()))?;
     Ok(seed.to_owned())
@@ -88,6 +91,8 @@ pub(crate) fn read_seed(path: &Path) -> Result<String, KeyError> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

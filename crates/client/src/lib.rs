@@ -23,11 +23,15 @@
 #![forbid(unsafe_code)]
 
 mod connection;
+mod credential;
 mod error;
 mod key;
 mod message;
+mod place;
 
-pub use connection::{Bus, Client, Connection, Options, REQUEST_TIMEOUT};
+pub use connection::{Client, Connection, Options, REQUEST_TIMEOUT};
+pub use credential::check_credential;
 pub use error::Error;
 pub use key::{KeyError, create_key, read_public_key};
 pub use message::{Message, Subscription, is_inbox};
+pub use place::{Bus, Role};

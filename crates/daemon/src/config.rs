@@ -3,13 +3,17 @@
 //! Unknown keys are errors. Durations are written `"15s"`, sizes `"64MiB"`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use ostler_wire::NodeId;
 use serde::{Deserialize, Serialize};
+
+mod bus;
+
+pub use bus::{BusConfig, External, TlsFiles};
 
 /// The commented default file, as `ostler config show --default` prints it.
 pub const DEFAULT_FILE: &str = include_str!("../ostler.toml");
@@ -36,14 +40,6 @@ pub struct NodeConfig {
     pub name: NodeId,
 }
 
-/// The bus's settings.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct BusConfig {
-    /// Where it listens. Default `127.0.0.1:4222`; port 0 picks a free one and takes it again at the next start.
-    pub listen: SocketAddr,
-}
-
 /// The settings of all agents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -63,12 +59,6 @@ pub struct AgentsConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         Self { name: NodeId::parse("local").expect("the literal follows the rule") }
-    }
-}
-
-impl Default for BusConfig {
-    fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222) }
     }
 }
 
@@ -101,13 +91,15 @@ pub struct Overrides {
     pub state_dir: PathBuf,
     /// `--listen`.
     pub listen: Option<SocketAddr>,
+    /// `--port`.
+    pub port: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
     node: NodeConfig,
-    bus: BusConfig,
+    bus: bus::File,
     agents: AgentsConfig,
 }
 
@@ -133,16 +125,13 @@ pub fn load(path: &Path, required: bool, overrides: Overrides) -> Result<Config,
 pub fn parse(name: &str, text: &str, overrides: Overrides) -> Result<Config, Error> {
     let file: File =
         toml::from_str(text).map_err(|error| invalid(name, text, error.message(), error.span()))?;
-    let mut config =
-        Config { state_dir: overrides.state_dir, node: file.node, bus: file.bus, agents: file.agents };
-    if let Some(listen) = overrides.listen {
-        config.bus.listen = listen;
-    }
-    check(&config.agents).map_err(|(key, reason)| {
+    let wrong = |(key, reason): (&str, String)| {
         let span = text.find(key).map(|at| at..at + key.len());
         invalid(name, text, &format!("{key}: {reason}"), span)
-    })?;
-    Ok(config)
+    };
+    let bus = file.bus.check(overrides.listen, overrides.port).map_err(wrong)?;
+    check(&file.agents).map_err(wrong)?;
+    Ok(Config { state_dir: overrides.state_dir, node: file.node, bus, agents: file.agents })
 }
 
 fn check(agents: &AgentsConfig) -> Result<(), (&'static str, String)> {

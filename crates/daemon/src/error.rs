@@ -36,8 +36,21 @@ pub enum Error {
     /// The database cannot be used.
     #[error(transparent)]
     Store(#[from] ostler_store::Error),
+    /// The bus of somebody else's servers carries too little.
+    #[error("the bus at {url} carries messages of {bytes_max} bytes at most; at least {needed} are needed")]
+    SmallPayload {
+        /// Its addresses.
+        url: String,
+        /// Its `max_payload`.
+        bytes_max: usize,
+        /// What the daemon needs.
+        needed: usize,
+    },
+    /// Another daemon of the same name is on the bus already.
+    #[error("a daemon called {} is on this bus already: pid {}, state directory {}", .0.node, .0.pid, .0.state_dir)]
+    NameTaken(Box<ostler_wire::NodeInfo>),
     /// The daemon's own connection to its bus failed.
-    #[error("the daemon cannot reach its own bus: {0}")]
+    #[error("the daemon cannot use its bus: {0}")]
     Client(#[from] ostler_client::Error),
     /// The engine ended without being asked.
     #[error("the engine ended: {}", chain(.0))]
@@ -57,6 +70,14 @@ impl Error {
             Self::File { path, .. } => Some(format!("check the owner, the mode and the free space of {}", path.display())),
             Self::Bus(error) if error.is_retryable() => Some(
                 "another program listens there: choose a port with `ostler up --listen 127.0.0.1:PORT` (0 picks a free one)"
+                    .into(),
+            ),
+            Self::SmallPayload { .. } => {
+                Some("set max_payload: 8MB in the configuration of the nats-server and reload it".into())
+            }
+            Self::NameTaken(_) => Some("give this one another name: [node] name in its configuration".into()),
+            Self::Client(ostler_client::Error::Refused { .. }) => Some(
+                "check `credentials` in [bus] and the users in the nats-server's configuration: docs/guide/external-bus.md"
                     .into(),
             ),
             Self::Store(ostler_store::Error::NotWritable(_)) => Some("free some disk space and start again".into()),

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use ostler_supervise::platform::Identity;
 use ostler_wire::{AgentId, ENDPOINT_FILE, HOST_LOCK_FILE, RunId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
@@ -15,6 +16,7 @@ use crate::Error;
 /// ```text
 /// lock               held while a daemon runs
 /// daemon.json        where the bus is, while a daemon runs
+/// waiting.json       while a daemon waits for a bus that is not its own
 /// bus.port           the port of the last start, taken again when the configuration leaves the choice
 /// ostler.db          desired state, runs, output, events
 /// operator.nk        the person's credential
@@ -39,6 +41,17 @@ impl StateDir {
     /// The file that says where the bus is.
     pub fn endpoint(&self) -> PathBuf {
         self.0.join(ENDPOINT_FILE)
+    }
+
+    /// The file of a daemon that waits for its bus.
+    pub(crate) fn waiting_file(&self) -> PathBuf {
+        self.0.join("waiting.json")
+    }
+
+    /// What a daemon waits for; `None` when none does, or the one that did is gone.
+    pub fn waiting(&self) -> Option<Waiting> {
+        let waiting: Waiting = serde_json::from_slice(&fs::read(self.waiting_file()).ok()?).ok()?;
+        Identity::of(waiting.pid).is_some_and(Identity::is_alive).then_some(waiting)
     }
 
     /// The person's credential.
@@ -99,6 +112,17 @@ impl StateDir {
         let Ok(entries) = fs::read_dir(self.agents()) else { return Vec::new() };
         entries.flatten().filter_map(|entry| AgentId::parse(entry.file_name().to_str()?).ok()).collect()
     }
+}
+
+/// A daemon that is not ready yet, because its bus is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Its process id.
+    pub pid: u32,
+    /// The addresses of the bus.
+    pub urls: Vec<String>,
+    /// What happened at the last attempt.
+    pub reason: String,
 }
 
 /// Makes a directory and its parents, for the owner alone.

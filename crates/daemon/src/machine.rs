@@ -6,7 +6,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ostler_broker::Users;
 use ostler_engine::{Adoption, HostGone, LaunchPlan, Node, Notice};
 use ostler_supervise::platform::{self, Cgroup, Identity, LockError};
 use ostler_wire::{
@@ -17,7 +16,8 @@ use tokio::runtime;
 use tokio::sync::mpsc;
 
 use crate::files::{make_dir, replace_json};
-use crate::{Error, StateDir, identities};
+use crate::identities::Identities;
+use crate::{Error, StateDir};
 
 /// How long a host that holds its lock may take to say who it is.
 const RECORD_PATIENCE: Duration = Duration::from_secs(3);
@@ -37,7 +37,7 @@ const RUN_DIRS_KEPT: usize = 5;
 pub(crate) struct Machine {
     pub(crate) state: StateDir,
     pub(crate) node: NodeId,
-    pub(crate) users: Users,
+    pub(crate) identities: Identities,
     /// The program to start hosts with: this one.
     pub(crate) program: PathBuf,
     /// The environment every agent gets.
@@ -105,7 +105,7 @@ impl Node for Machine {
     }
 
     fn forget(&self, agent: &AgentId) {
-        identities::expel_agent(&self.users, agent);
+        self.identities.expel(agent);
         if let Err(error) = fs::remove_dir_all(self.state.agent(agent))
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -128,7 +128,7 @@ impl Machine {
             // A new definition has a first prompt of its own. Usually there is no mark.
             let _ = fs::remove_file(mark);
         }
-        identities::admit_agent(&self.users, &self.state, agent).map_err(storage)?;
+        let agent_key = self.identities.admit(&self.state, agent).map_err(storage)?;
 
         let mut spawn = plan.spawn.clone();
         spawn.dir = Some(dir);
@@ -139,7 +139,9 @@ impl Machine {
         let mut env = self.env.clone();
         env.push(("OSTLER_AGENT_ID".into(), agent.to_string()));
         env.push(("OSTLER_ENDPOINT_FILE".into(), self.state.endpoint().display().to_string()));
-        env.push(("OSTLER_KEY_FILE".into(), self.state.agent_key(agent).display().to_string()));
+        if let Some(key_file) = agent_key {
+            env.push(("OSTLER_KEY_FILE".into(), key_file.display().to_string()));
+        }
         let spec = RunSpec {
             agent_id: agent.clone(),
             run_id: plan.run_id,

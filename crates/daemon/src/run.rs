@@ -6,18 +6,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ostler_broker::{Server, Users};
-use ostler_client::{Bus, Client, Options as ClientOptions};
+use ostler_client::{Bus as Place, Client, Options as ClientOptions};
 use ostler_engine::{About, Handle, Limits};
 use ostler_store::Store;
 use ostler_supervise::platform::{FileLock, Identity, LockError, adopt_orphans, cgroup_parent, lock_file};
-use ostler_wire::{DownRequest, Endpoint, Timestamp};
+use ostler_wire::{DownRequest, Endpoint, ExternalBus, Timestamp};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{BusConfig, Config, External};
 use crate::files::{make_dir, replace_json};
+use crate::identities::Identities;
 use crate::machine::Machine;
 use crate::signals::{Asked, Signals};
-use crate::{Error, StateDir, identities};
+use crate::{Error, StateDir, external, identities};
 
 /// Reports of ended hosts that may wait for the engine; a full queue makes the watches wait.
 const NOTICES_WAITING_MAX: usize = 1024;
@@ -57,29 +58,79 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
     make_dir(state.path())?;
     make_dir(&state.agents())?;
     let lock = take_lock(&state).await?;
-    let users = identities::admit_all(&state)?;
-    let broker = start_bus(&config, &state, users.clone())?;
-    let store = Store::open(&state.database())?;
-
+    let (bus, store, engine_client) = match &config.bus {
+        BusConfig::Own { listen } => {
+            let users = identities::admit_all(&state)?;
+            let broker = start_bus(&config, *listen, &state, users.clone())?;
+            let store = Store::open(&state.database())?;
+            let place = Place::Url(broker.url());
+            let client = Client::connect(ClientOptions::new("engine", place, state.engine_key())).await?;
+            (Bus::Own(broker, users), store, client)
+        }
+        BusConfig::External(external) => {
+            let store = Store::open(&state.database())?;
+            let client = external::join(external, &config.node.name, &state, &mut signals).await?;
+            let Some(client) = client else { return Ok(()) };
+            (Bus::External(external.clone()), store, client)
+        }
+    };
     let endpoint = Endpoint {
-        bus_url: broker.url(),
+        bus_url: bus.url(),
         node: config.node.name.clone(),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at,
+        external: bus.to_wire(),
     };
-    let mut engine = start_engine(&config, &state, &endpoint, users, store.clone()).await?;
-    publish_endpoint(&state, &broker, &endpoint)?;
+    let mut engine =
+        start_engine(&config, &state, &endpoint, bus.identities(), store.clone(), engine_client).await?;
+    publish_endpoint(&state, &bus, &endpoint)?;
     tracing::info!(bus = endpoint.bus_url, state = %state.path().display(), "ready");
     ready(&endpoint);
 
     let result = serve(&mut engine, &mut signals).await;
     let _ = fs::remove_file(state.endpoint());
-    // Joining its threads blocks; everything else that needs them is over.
-    let _ = tokio::task::spawn_blocking(move || broker.shutdown()).await;
+    if let Bus::Own(broker, _) = bus {
+        // Joining its threads blocks; everything else that needs them is over.
+        let _ = tokio::task::spawn_blocking(move || broker.shutdown()).await;
+    }
     drop(store);
     drop(lock);
     result
+}
+
+/// What carries the messages.
+enum Bus {
+    /// A broker of our own, and who may join it.
+    Own(Server, Users),
+    /// Somebody else's servers.
+    External(External),
+}
+
+impl Bus {
+    fn url(&self) -> String {
+        match self {
+            Self::Own(broker, _) => broker.url(),
+            Self::External(external) => external.url.first().cloned().unwrap_or_default(),
+        }
+    }
+
+    fn to_wire(&self) -> Option<Box<ExternalBus>> {
+        match self {
+            Self::Own(..) => None,
+            Self::External(external) => Some(Box::new(external.to_wire())),
+        }
+    }
+
+    fn identities(&self) -> Identities {
+        match self {
+            Self::Own(_, users) => Identities::Own(users.clone()),
+            Self::External(external) => Identities::External {
+                host: external.to_wire().host,
+                agent: external.agent_credentials.clone(),
+            },
+        }
+    }
 }
 
 /// Waits for the engine's end; signals ask for it.
@@ -122,7 +173,7 @@ async fn take_lock(state: &StateDir) -> Result<FileLock, Error> {
     }
 }
 
-fn start_bus(config: &Config, state: &StateDir, users: Users) -> Result<Server, Error> {
+fn start_bus(config: &Config, address: SocketAddr, state: &StateDir, users: Users) -> Result<Server, Error> {
     let builder = || {
         Server::builder()
             .server_name(config.node.name.as_str())
@@ -132,7 +183,6 @@ fn start_bus(config: &Config, state: &StateDir, users: Users) -> Result<Server, 
             .strict_messages()
             .users(users.clone())
     };
-    let address = config.bus.listen;
     if address.port() == 0 {
         // The last port again when it is free: hosts and people find the bus where it was.
         let last = fs::read_to_string(state.port()).ok().and_then(|port| port.trim().parse().ok());
@@ -149,12 +199,10 @@ async fn start_engine(
     config: &Config,
     state: &StateDir,
     endpoint: &Endpoint,
-    users: Users,
+    identities: Identities,
     store: Store,
+    client: Client,
 ) -> Result<Handle, Error> {
-    let client =
-        Client::connect(ClientOptions::new("engine", Bus::Url(endpoint.bus_url.clone()), state.engine_key()))
-            .await?;
     let (notices_tx, notices) = mpsc::channel(NOTICES_WAITING_MAX);
     let program = std::env::current_exe().map_err(|source| Error::File {
         path: "/proc/self/exe".into(),
@@ -164,7 +212,7 @@ async fn start_engine(
     let machine = Machine {
         state: state.clone(),
         node: config.node.name.clone(),
-        users,
+        identities,
         program,
         env: config.agents.environment(std::env::vars()),
         cgroup_parent: cgroup_parent(),
@@ -194,8 +242,11 @@ async fn start_engine(
     Ok(ostler_engine::start(options).await?)
 }
 
-fn publish_endpoint(state: &StateDir, broker: &Server, endpoint: &Endpoint) -> Result<(), Error> {
+fn publish_endpoint(state: &StateDir, bus: &Bus, endpoint: &Endpoint) -> Result<(), Error> {
     let fault = |path, source| Error::File { path, verb: "written", source };
-    replace_json(&state.port(), &broker.local_addr().port()).map_err(|source| fault(state.port(), source))?;
+    if let Bus::Own(broker, _) = bus {
+        let port = broker.local_addr().port();
+        replace_json(&state.port(), &port).map_err(|source| fault(state.port(), source))?;
+    }
     replace_json(&state.endpoint(), endpoint).map_err(|source| fault(state.endpoint(), source))
 }

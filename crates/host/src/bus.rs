@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
-use ostler_client::{Bus, Client, Connection, Error, Message, Options};
+use ostler_client::{Bus, Client, Connection, Error, Message, Options, Role};
 use ostler_wire::{AgentId, OutputAck, RunSpec, Subject};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -61,6 +61,7 @@ pub(crate) fn start(spec: &RunSpec) -> (mpsc::Sender<Outgoing>, mpsc::Receiver<B
         Bus::File(spec.endpoint_file.clone()),
         &spec.key_file,
     )
+    .role(Role::Host(spec.agent_id.clone()))
     .inbox_prefix(Subject::host_inbox(&spec.agent_id))
     .without_reconnect();
     let task = Task { agent_id: spec.agent_id.clone(), options, event_tx, outgoing_rx };

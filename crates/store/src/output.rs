@@ -6,8 +6,9 @@ use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use crate::agents::to_json;
 use crate::{Error, micros};
 
-/// A page ends when its messages reach this size, so that an answer fits the bus.
-const PAGE_BYTES_MAX: usize = 1 << 20;
+/// A page ends when its messages reach this size, so that an answer fits the bus: a nats-server as it comes carries
+/// 1 MiB, and a thousand entries need some room for their positions.
+const PAGE_BYTES_MAX: usize = 768 << 10;
 
 /// Which part of an agent's log.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,8 +1,10 @@
 //! Machines that can host agents.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, Timestamp};
+use crate::{AgentId, NodeId, Timestamp};
 
 /// A node lives: `node.{node}.heartbeat`, every 15 s.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,4 +57,56 @@ pub struct Endpoint {
     pub version: String,
     /// When it was started.
     pub started_at: Timestamp,
+    /// How to join a bus that is not the daemon's own; absent when it is. `bus_url` is then the first of its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<Box<ExternalBus>>,
+}
+
+/// A bus that is not the daemon's own: a nats-server or a cluster, and the credential files of whoever joins it on this
+/// machine. It names files and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ExternalBus {
+    /// Its addresses, at least one.
+    pub urls: Vec<String>,
+    /// The credential of the person's command line.
+    pub operator: PathBuf,
+    /// The credential of hosts; `{id}` in it stands for the agent's id.
+    pub host: PathBuf,
+    /// The files that make up its TLS; absent where the addresses and the system's certificates are enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BusTls>,
+}
+
+impl ExternalBus {
+    /// The credential of one agent's host.
+    pub fn host_of(&self, agent: &AgentId) -> PathBuf {
+        of_agent(&self.host, agent)
+    }
+}
+
+/// `path` with every `{id}` replaced by the agent's id.
+pub fn of_agent(path: &Path, agent: &AgentId) -> PathBuf {
+    match path.to_str() {
+        Some(text) => PathBuf::from(text.replace("{id}", agent.as_str())),
+        None => path.to_owned(),
+    }
+}
+
+/// What a TLS connection to an external bus needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BusTls {
+    /// Certificates of those whose word about the server is taken, PEM; absent: the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Our certificate for a server that asks for one, PEM; goes with `key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// The private key of `cert`, PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// True for a server that expects TLS from the first byte (`handshake_first`).
+    pub first: bool,
 }

@@ -20,14 +20,14 @@ pub(super) async fn checks(places: &Places) -> Vec<Check> {
     checks
 }
 
-/// Whether it is valid, and where the bus is to listen when it is.
+/// Whether it is valid, and where the daemon's own bus is to listen when it is.
 fn configuration(places: &Places) -> (Check, Option<SocketAddr>) {
     const NAME: &str = "config";
     let shown = places.config.display();
-    match load_config(places, None) {
+    match load_config(places) {
         Ok(config) => {
             let text = if places.config.exists() { "is valid" } else { "does not exist; all defaults apply" };
-            (Check::ok(NAME, format!("{shown} {text}")), Some(config.bus.listen))
+            (Check::ok(NAME, format!("{shown} {text}")), config.bus.listen())
         }
         Err(failure) => {
             let remedy = failure.hint.unwrap_or_else(|| "ostler config check".to_owned());

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
         Verb::Path if screen.is_json() => screen.json(&place),
         Verb::Path => screen.line(shown),
         Verb::Check => {
-            load_config(places, None)?;
+            load_config(places)?;
             screen.reply(&place, |place| match place.exists {
                 true => format!("{shown} is valid"),
                 false => format!("{shown} does not exist; all defaults apply"),
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
         }
         Verb::Show { default: true } => screen.text(ostler_daemon::config::DEFAULT_FILE),
         Verb::Show { default: false } => {
-            let config = load_config(places, None)?;
+            let config = load_config(places)?;
             if screen.is_json() {
                 return screen.json(&config);
             }

@@ -116,6 +116,11 @@ impl Reader<'_> {
     }
 
     async fn arrives(&mut self, state: DashboardState) -> Outcome {
+        let (DashboardState::Snapshot { node, .. } | DashboardState::Delta { node, .. }) = &state;
+        if *node != self.session.node {
+            // Another daemon on the same bus; its numbers are not ours.
+            return Ok(());
+        }
         match state {
             // A daemon that was started again tells where it stands; its record has what was missed.
             DashboardState::Snapshot { seq, .. } if seq > self.last => self.catch_up().await,

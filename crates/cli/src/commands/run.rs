@@ -54,8 +54,9 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome<ExitCode> {
-    let request = args.definition.request(RestartPolicy::Never, false)?;
+    let mut request = args.definition.request(RestartPolicy::Never, false)?;
     let session = Session::open(places).await?.kept(screen);
+    request.node = session.node_on_shared_bus();
     let (name, owner) = match args.name {
         Some(name) => {
             let is_known = session.agents().await?.agents.iter().any(|agent| agent.agent_id == name);

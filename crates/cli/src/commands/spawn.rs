@@ -132,7 +132,7 @@ impl Definition {
 
 pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome {
     let is_name_only = args.definition.is_empty() && args.restart.is_none() && !args.replace;
-    let (session, request) = if is_name_only {
+    let (session, mut request) = if is_name_only {
         let session = Session::open(places).await?;
         session.agent(&args.name).await.map_err(|failure| needs_command(&args.name, failure))?;
         // Nothing but the name: as it was.
@@ -146,6 +146,7 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome 
         let request = args.definition.request(restart, args.replace)?;
         (Session::open(places).await?, request)
     };
+    request.node = session.node_on_shared_bus();
     let reply: SpawnReply = session.request(&Subject::spawn(&args.name), &request).await?;
     screen.reply(&reply, |reply| {
         let pid = reply.pid.map(|pid| format!(", pid {pid}")).unwrap_or_default();

@@ -101,16 +101,17 @@ fn arguments(args: &Args) -> Vec<OsString> {
 }
 
 fn load(args: &Args, places: &Places) -> Outcome<Config> {
-    let mut config = load_config(places, args.listen)?;
-    if let Some(port) = args.port {
-        config.bus.listen.set_port(port);
-    }
-    Ok(config)
+    load_with(places, Overrides { listen: args.listen, port: args.port, ..Overrides::default() })
+}
+
+/// The configuration as it is in effect.
+pub(crate) fn load_config(places: &Places) -> Outcome<Config> {
+    load_with(places, Overrides::default())
 }
 
 /// The configuration with what the command line changes.
-pub(crate) fn load_config(places: &Places, listen: Option<SocketAddr>) -> Outcome<Config> {
-    let overrides = Overrides { state_dir: places.state_dir.clone(), listen };
+fn load_with(places: &Places, overrides: Overrides) -> Outcome<Config> {
+    let overrides = Overrides { state_dir: places.state_dir.clone(), ..overrides };
     config::load(&places.config, places.config_is_given, overrides).map_err(|error| {
         let place = snippet(&error).map(|snippet| format!("\n{snippet}")).unwrap_or_default();
         let failure = Failure::new(Exit::BadConfig, format!("{error}{place}"));
