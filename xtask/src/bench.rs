@@ -2,9 +2,13 @@
 //!
 //! The chore builds the binary, then itself with the feature `bench`, which brings a bus client, and runs that. Each
 //! figure is the median of at least ten rounds; what is compared is measured in the same run, in turns.
+//!
+//! `bench broker` does the same for the message server alone, beside a nats-server, with the feature `bench-broker`.
 
 #[cfg(feature = "bench")]
 pub(crate) mod agent;
+#[cfg(feature = "bench-broker")]
+mod broker;
 #[cfg(feature = "bench")]
 mod daemon;
 #[cfg(feature = "bench")]
@@ -13,6 +17,9 @@ mod figures;
 mod table;
 
 use std::path::{Path, PathBuf};
+
+#[cfg(not(feature = "bench-broker"))]
+use anyhow::Context as _;
 
 use crate::shell;
 
@@ -34,7 +41,10 @@ pub(crate) enum Name {
 }
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_precedence_over_arg = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure; everything when absent
     names: Vec<Name>,
     /// Rounds of each figure
@@ -45,6 +55,39 @@ pub(crate) struct Options {
     binary: Option<PathBuf>,
 }
 
+/// What can be measured beside the daemon.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Measure the message server beside a nats-server, in turns, and print a table
+    Broker(BrokerOptions),
+}
+
+#[derive(clap::Args)]
+struct BrokerOptions {
+    /// The nats-server to compare with
+    #[arg(long, value_name = "PATH")]
+    against: PathBuf,
+    /// Rounds of each figure
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Measure this only (repeatable): 1-1, 1-4, 4-4, pairs, queue, wildcard, headers, latency,
+    /// crowd, shards
+    #[arg(long = "shape", value_name = "NAME")]
+    shapes: Vec<String>,
+    /// About so long a run under load takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
+    /// Without authentication, permissions and limits
+    #[arg(long)]
+    open: bool,
+    /// Write every sample to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure this server instead of building one
+    #[arg(long, value_name = "FILE")]
+    ours: Option<PathBuf>,
+}
+
 impl Options {
     #[cfg(feature = "bench")]
     fn wants(&self, name: Name) -> bool {
@@ -52,9 +95,43 @@ impl Options {
     }
 }
 
+/// Measures what was asked for.
+pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
+    match &options.other {
+        None => daemon_figures(root, options),
+        Some(Other::Broker(options)) => broker_figures(root, options),
+    }
+}
+
+/// Builds the server and what measures it, and hands over to that.
+#[cfg(not(feature = "bench-broker"))]
+fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
+    // Before minutes of building.
+    let against = &options.against;
+    let is_there =
+        against.metadata().with_context(|| format!("no nats-server at {}", against.display()))?.is_file();
+    anyhow::ensure!(is_there, "{} is no program", against.display());
+    if options.ours.is_none() {
+        let server = ["build", "--release", "--package", "ostler-broker", "--features", "bin", "--bins"];
+        shell::run(shell::cargo(root).args(server))?;
+    }
+    // From here on with the paths of whoever asked.
+    let mut measure = shell::cargo(root);
+    measure.current_dir(std::env::current_dir()?).args(["run", "--release", "--manifest-path"]);
+    measure.arg(root.join("xtask/Cargo.toml")).args(["--features", "bench-broker", "--"]);
+    measure.args(std::env::args_os().skip(1));
+    shell::run(&mut measure)
+}
+
+/// Measures.
+#[cfg(feature = "bench-broker")]
+fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
+    broker::run(root, options)
+}
+
 /// Builds what is measured and what measures, and hands over to it.
 #[cfg(not(feature = "bench"))]
-pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
+fn daemon_figures(root: &Path, options: &Options) -> anyhow::Result<()> {
     use clap::ValueEnum as _;
 
     // One after the other: built together, the chore's features would end up in the binary that is measured.
@@ -75,7 +152,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
 
 /// Measures.
 #[cfg(feature = "bench")]
-pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
+fn daemon_figures(root: &Path, options: &Options) -> anyhow::Result<()> {
     let built = || shell::target_dir(root).join("release/ostler");
     let binary = options.binary.clone().unwrap_or_else(built);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
