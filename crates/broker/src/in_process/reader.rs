@@ -1,0 +1,139 @@
+//! The task that reads an in-process connection: cuts what the server sent into runs of frames for one subscriber each,
+//! and answers what is for the connection itself. It looks at frames, and copies only those that came in two pieces.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use ostler_broker_proto::{Parsed, ServerOp, parse_server};
+
+use super::Inner;
+use super::message::Message;
+
+/// Reads until the end of the connection.
+pub(super) async fn read(inner: Arc<Inner>, first: BytesMut) {
+    let mut cutter = Cutter { inner: Arc::clone(&inner), partial: BytesMut::new(), needed: 0 };
+    let mut goes_on = cutter.take(first.freeze()).await;
+    while goes_on {
+        // Others get their turn, however fast the server is.
+        tokio::task::coop::consume_budget().await;
+        goes_on = match inner.pipe.try_take() {
+            Ok(Some(piece)) => cutter.take(piece.into_bytes()).await,
+            Ok(None) => false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                inner.pipe.readable().await;
+                true
+            }
+            Err(_) => false,
+        };
+    }
+    inner.pipe.cut();
+    inner.end_all();
+}
+
+struct Cutter {
+    inner: Arc<Inner>,
+    /// A frame that did not arrive whole.
+    partial: BytesMut,
+    /// Bytes it needs before looking at it makes sense.
+    needed: usize,
+}
+
+impl Cutter {
+    /// Takes in a piece; returns whether it was what a server says.
+    async fn take(&mut self, mut piece: Bytes) -> bool {
+        while !self.partial.is_empty() {
+            match self.complete(&mut piece) {
+                Some(frame) => {
+                    if !self.cut(frame).await {
+                        return false;
+                    }
+                }
+                None if piece.is_empty() => return true,
+                None => {}
+            }
+        }
+        self.cut(piece).await
+    }
+
+    /// Moves bytes to the partial frame; returns it when it is whole.
+    fn complete(&mut self, piece: &mut Bytes) -> Option<Bytes> {
+        let missing = self.needed.saturating_sub(self.partial.len());
+        let count = if missing <= 1 {
+            // The control line is not whole: it ends at the next line end.
+            piece.iter().position(|byte| *byte == b'\n').map_or(piece.len(), |at| at + 1)
+        } else {
+            missing.min(piece.len())
+        };
+        self.partial.extend_from_slice(&piece.split_to(count));
+        match parse_server(&self.partial) {
+            Ok(Parsed::Incomplete { needed }) => {
+                self.needed = needed;
+                None
+            }
+            // Whole, or nonsense: `cut` sees which.
+            _ => Some(self.partial.split().freeze()),
+        }
+    }
+
+    async fn cut(&mut self, piece: Bytes) -> bool {
+        let (mut at, mut run_start, mut run_sid) = (0, 0, None);
+        while at < piece.len() {
+            match parse_server(&piece[at..]) {
+                Ok(Parsed::Op { op: ServerOp::Msg(message), consumed }) => {
+                    let sid = number(message.sid);
+                    if sid != run_sid {
+                        self.hand(run_sid, piece.slice(run_start..at)).await;
+                        (run_start, run_sid) = (at, sid);
+                    }
+                    at += consumed;
+                }
+                Ok(Parsed::Op { op, consumed }) => {
+                    self.hand(run_sid, piece.slice(run_start..at)).await;
+                    self.inner.take_word(&op);
+                    at += consumed;
+                    (run_start, run_sid) = (at, None);
+                }
+                Ok(Parsed::Incomplete { needed }) => {
+                    self.partial.extend_from_slice(&piece[at..]);
+                    self.needed = needed;
+                    break;
+                }
+                Err(error) => {
+                    self.inner.note_error(&error.to_string());
+                    return false;
+                }
+            }
+        }
+        self.hand(run_sid, piece.slice(run_start..at)).await;
+        true
+    }
+
+    /// Gives whole messages for one subscription to it, and waits if it has too many.
+    async fn hand(&self, sid: Option<u64>, run: Bytes) {
+        let Some(sid) = sid.filter(|_| !run.is_empty()) else {
+            return;
+        };
+        if sid == super::request::SID {
+            return each(&run, |message| self.inner.requests.answer(message));
+        }
+        if let Some(inbox) = self.inner.inbox(sid)
+            && inbox.push(run)
+        {
+            inbox.room().await;
+        }
+    }
+}
+
+fn each(run: &Bytes, mut take: impl FnMut(Message)) {
+    let mut at = 0;
+    while let Ok(Parsed::Op { op: ServerOp::Msg(parsed), consumed }) = parse_server(&run[at..]) {
+        take(Message::new(run, at, consumed, &parsed));
+        at += consumed;
+    }
+}
+
+/// The sids of this connection are numbers.
+fn number(sid: &[u8]) -> Option<u64> {
+    std::str::from_utf8(sid).ok()?.parse().ok()
+}
