@@ -232,6 +232,7 @@ async fn start_engine(
             bus_url: endpoint.bus_url.clone(),
             state_dir: state.path().display().to_string(),
             started_at: endpoint.started_at,
+            shared_bus: endpoint.external.is_some(),
         },
         limits: Limits {
             heartbeat_ms: config.agents.heartbeat.millis(),

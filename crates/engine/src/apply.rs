@@ -6,7 +6,7 @@ use crate::control::{down, fallback, remove, spawn};
 use crate::event::Event;
 use crate::outcome::Outcome;
 use crate::state::{Moment, State};
-use crate::{facts, pages, relaunch, stale};
+use crate::{facts, neighbours, pages, relaunch, stale};
 
 impl State {
     pub(crate) fn apply(&mut self, event: Event, moment: &Moment, out: &mut Outcome) {
@@ -26,6 +26,7 @@ impl State {
             Event::Status(status) => facts::status(self, out, *status, moment.now),
             Event::Heartbeat(beat) => facts::heartbeat(self, out, &beat, moment.now),
             Event::Output { output, reply } => facts::output(self, out, *output, reply, moment.now),
+            Event::Neighbour(node) => neighbours::heard(self, node, moment.now),
             Event::Launched { agent, run } => facts::launched(self, &agent, run),
             Event::LaunchFailed { agent, run, refusal } => {
                 facts::launch_failed(self, out, &agent, run, &refusal, moment);
@@ -36,6 +37,7 @@ impl State {
                 facts::ask_silent(self, out);
                 remove::tick(self, out);
                 relaunch::tick(self, out, moment);
+                neighbours::tick(self, moment.now);
                 stale::tick(self, out, moment.now);
                 down::tick(self, out, moment.now);
             }

@@ -2,7 +2,7 @@
 
 use ostler_client::Message;
 use ostler_wire::{
-    AgentId, AgentTopic, DownRequest, ErrorReply, EventsRequest, HeartbeatMessage, LogsRequest,
+    AgentId, AgentTopic, DownRequest, ErrorReply, EventsRequest, HeartbeatMessage, LogsRequest, NodeId,
     OutputMessage, RemoveRequest, RunId, SpawnRequest, StatusMessage,
 };
 
@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Heartbeat(Box<HeartbeatMessage>),
     /// An agent printed something; the reply is where the host waits for the acknowledgement.
     Output { output: Box<OutputMessage>, reply: Option<String> },
+    /// Another daemon lives on this bus.
+    Neighbour(NodeId),
     /// A host was started.
     Launched { agent: AgentId, run: RunId },
     /// A host could not be started.

@@ -20,7 +20,9 @@ use crate::state::{Moment, Origin, State, agent_alert, state_details};
 pub(crate) fn status(state: &mut State, out: &mut Outcome, status: StatusMessage, now: Timestamp) {
     let id = status.agent_id.clone();
     let Some(agent) = state.agents.get_mut(&id) else {
-        tracing::warn!(agent = %id, "status of an unknown agent");
+        if !state.neighbours.exist() {
+            tracing::warn!(agent = %id, "status of an unknown agent");
+        }
         return;
     };
     let Some(run) = agent.run.as_mut().filter(|run| run.id == status.run_id && run.phase != Phase::Gone)
@@ -132,7 +134,9 @@ fn apply_status(state: &mut State, out: &mut Outcome, status: StatusMessage, now
 pub(crate) fn heartbeat(state: &mut State, out: &mut Outcome, beat: &HeartbeatMessage, now: Timestamp) {
     let id = &beat.agent_id;
     let Some(agent) = state.agents.get_mut(id) else {
-        tracing::warn!(agent = %id, "heartbeat of an unknown agent");
+        if !state.neighbours.exist() {
+            tracing::warn!(agent = %id, "heartbeat of an unknown agent");
+        }
         return;
     };
     let Some(run_id) = beat.run_id else { return agent.beat(beat, now) };

@@ -66,6 +66,7 @@ pub(crate) fn read_message(mut message: Message, own_node: &NodeId) -> Option<In
 fn event(subject: Subject, message: Message, own_node: &NodeId) -> Option<Event> {
     match subject {
         Subject::Agent(agent, topic) => agent_event(agent, topic, message),
+        Subject::NodeHeartbeat(id) if id != *own_node => Some(Event::Neighbour(id)),
         Subject::NodeInfo(id) if id == *own_node => Some(Event::Query(Query::Info, message)),
         Subject::NodeAgents(id) if id == *own_node => Some(Event::Query(Query::List, message)),
         Subject::NodeEvents(id) if id == *own_node => {

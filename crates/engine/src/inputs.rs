@@ -10,9 +10,9 @@ use ostler_wire::{AgentTopic, DownRequest, HookEvent, NodeId};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::Notice;
 use crate::event::Event;
 use crate::inbound::STATUS_INBOX;
+use crate::{About, Notice};
 
 /// How often time itself is an event.
 const TICK: Duration = Duration::from_secs(1);
@@ -44,6 +44,7 @@ impl Inputs {
     pub(crate) async fn open(
         client: &Client,
         node: &NodeId,
+        about: &About,
         notices: mpsc::Receiver<Notice>,
         commands: mpsc::Receiver<DownRequest>,
         own: mpsc::Receiver<Event>,
@@ -54,6 +55,9 @@ impl Inputs {
         let mut filters: Vec<String> = topics.map(|topic| topic.of_every_agent()).collect();
         filters.push(format!("node.{node}.*"));
         filters.push(STATUS_INBOX.to_owned());
+        if about.shared_bus {
+            filters.push("node.*.heartbeat".to_owned());
+        }
         let mut control = SelectAll::new();
         for filter in filters {
             control.push(messages(client.subscribe(filter).await?));

@@ -28,6 +28,7 @@ mod event;
 mod facts;
 mod inbound;
 mod inputs;
+mod neighbours;
 mod node;
 mod outcome;
 mod pages;

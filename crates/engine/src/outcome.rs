@@ -15,6 +15,8 @@ use crate::{Ended, LaunchPlan};
 pub(crate) enum Effect {
     /// Answer a request.
     Answer { message: Message, payload: Bytes },
+    /// Answer a request unless somebody else may have answered it first.
+    AnswerLater { message: Message, payload: Bytes },
     /// Tell everybody.
     Publish { subject: Subject, payload: Bytes },
     /// Send a request again that came before its host could hear it.
@@ -56,6 +58,13 @@ impl Outcome {
     pub(crate) fn refuse(&mut self, message: Message, refusal: &ErrorReply) {
         tracing::info!(subject = message.subject, refusal = refusal.error.message, "refused");
         self.answer(message, refusal);
+    }
+
+    /// Answers a request when others had the time to.
+    pub(crate) fn answer_later<T: Serialize>(&mut self, message: Message, answer: &T) {
+        if message.reply.is_some() {
+            self.effects.push(Effect::AnswerLater { message, payload: to_json(answer) });
+        }
     }
 
     /// Tells everybody.

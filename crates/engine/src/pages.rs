@@ -4,8 +4,8 @@ use ostler_client::Message;
 use ostler_store::{EventsQuery, LogsQuery};
 use ostler_wire::{ListReply, NodeInfo};
 
-use crate::apply::unknown_agent;
 use crate::event::Query;
+use crate::neighbours::refuse_unknown;
 use crate::outcome::{Effect, Outcome};
 use crate::state::State;
 
@@ -20,7 +20,7 @@ pub(crate) fn apply(state: &State, out: &mut Outcome, query: Query, message: Mes
         }
         Query::Info => out.effects.push(Effect::Info(Box::new(info(state)), message)),
         Query::Logs(agent, _) if !state.agents.contains_key(&agent) => {
-            out.refuse(message, &unknown_agent(&agent));
+            refuse_unknown(state, out, message, &agent);
         }
         Query::Logs(agent, request) => {
             let query = LogsQuery {

@@ -1,6 +1,7 @@
 //! The loop's third verb: carries out what was decided, in order, once it is on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use ostler_client::Message;
@@ -9,10 +10,13 @@ use tokio::sync::oneshot;
 
 use crate::event::Event;
 use crate::inbound::{self, Inbound, STATUS_INBOX};
+use crate::neighbours::{self, Whose};
 use crate::outcome::{Effect, to_json};
 use crate::run::Loop;
 use crate::{Ended, Error, LaunchPlan};
 
+/// How long an answer that another daemon may know better waits.
+const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(2);
 /// Pages read at the same time; further ones wait for their turn.
 pub(crate) const PAGES_MAX: usize = 8;
 /// Tasks beside the loop at which a page or a spawn is refused. Fewer than reports that may wait for the loop, so that
@@ -29,11 +33,12 @@ impl Loop {
                         self.answer(reply, payload).await?;
                     }
                 }
+                Effect::AnswerLater { message, payload } => self.answer_later(message, payload),
                 Effect::Publish { subject, payload } => self.publish(&subject, payload).await?,
                 Effect::Forward(message) => self.forward(message).await?,
                 Effect::AskStatus(agent) => {
                     let subject = Subject::Agent(agent, AgentTopic::Status).to_string();
-                    self.client.publish_bytes(&subject, Some(STATUS_INBOX), Bytes::new()).await?;
+                    sent(self.client.publish_bytes(&subject, Some(STATUS_INBOX), Bytes::new()).await)?;
                 }
                 Effect::Launch(plan) => self.launch(*plan),
                 Effect::Forget(agent) => {
@@ -49,7 +54,7 @@ impl Loop {
                 }
                 Effect::Info(mut info, message) => {
                     info.rss_bytes = self.node.rss_bytes();
-                    self.client.respond(&message, &info).await?;
+                    sent(self.client.respond(&message, &info).await)?;
                 }
                 Effect::End(how) => ended = Some(how),
             }
@@ -62,7 +67,7 @@ impl Loop {
         acks: impl Iterator<Item = (String, OutputAck)>,
     ) -> Result<(), Error> {
         for (reply, ack) in acks {
-            self.client.publish_bytes(&reply, None, to_json(&ack)).await?;
+            sent(self.client.publish_bytes(&reply, None, to_json(&ack)).await)?;
         }
         Ok(())
     }
@@ -74,7 +79,16 @@ impl Loop {
             Inbound::Check { message, .. } if self.tasks.len() >= TASKS_MAX => {
                 Some(Event::Refuse { refusal: too_busy(), message })
             }
-            Inbound::Check { agent, request, message } => {
+            Inbound::Check { agent, mut request, message } => {
+                match neighbours::whose(&self.state, &mut request) {
+                    Whose::Ours => {}
+                    Whose::Theirs => return None,
+                    Whose::Nobodys(refusal) => {
+                        self.answer_later(message, to_json(&refusal));
+                        return None;
+                    }
+                    Whose::Unclear(refusal) => return Some(Event::Refuse { refusal: *refusal, message }),
+                }
                 let (node, own) = (Arc::clone(&self.node), self.own.clone());
                 self.tasks.spawn(async move {
                     let check = tokio::task::spawn_blocking(move || (node.check(&request), request)).await;
@@ -159,6 +173,17 @@ impl Loop {
         });
     }
 
+    /// Answers beside the loop, once whoever knows better had its time.
+    fn answer_later(&mut self, message: Message, payload: Bytes) {
+        // When so much goes on, silence is answered by the asker's patience.
+        let Some(reply) = message.reply.filter(|_| self.tasks.len() < TASKS_MAX) else { return };
+        let client = self.client.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(NEIGHBOUR_PATIENCE).await;
+            let _ = client.publish_bytes(&reply, None, payload).await;
+        });
+    }
+
     pub(crate) async fn publish(&mut self, subject: &Subject, payload: Bytes) -> Result<(), Error> {
         match self.client.publish_bytes(&subject.to_string(), None, payload).await {
             // Told to nobody rather than to end the daemon: whoever listens sees the gap in the numbers.
@@ -166,7 +191,7 @@ impl Loop {
                 tracing::error!(%error, "an announcement is too large for the bus");
                 Ok(())
             }
-            result => Ok(result?),
+            result => sent(result),
         }
     }
 
@@ -182,7 +207,7 @@ impl Loop {
                 tracing::warn!(%error, "a publication that waited for its host is dropped");
                 Ok(())
             }
-            (result, _) => Ok(result?),
+            (result, _) => sent(result),
         }
     }
 
@@ -191,10 +216,21 @@ impl Loop {
             Err(error @ ostler_client::Error::TooLarge { .. }) => {
                 let refusal =
                     ErrorReply::new(ErrorCode::TooLarge, format!("the answer does not fit the bus: {error}"));
-                Ok(self.client.publish_bytes(reply, None, to_json(&refusal)).await?)
+                sent(self.client.publish_bytes(reply, None, to_json(&refusal)).await)
             }
-            result => Ok(result?),
+            result => sent(result),
         }
+    }
+}
+
+/// A bus that is away ends nothing: hosts send again what matters, and whoever asked gives up by itself.
+fn sent(result: Result<(), ostler_client::Error>) -> Result<(), Error> {
+    match result {
+        Err(error @ ostler_client::Error::Away { .. }) => {
+            tracing::debug!(%error, "not sent");
+            Ok(())
+        }
+        result => Ok(result?),
     }
 }
 

@@ -52,6 +52,8 @@ pub struct About {
     pub state_dir: String,
     /// When the daemon was started.
     pub started_at: Timestamp,
+    /// Whether the bus is not the daemon's own, so that other daemons may be on it.
+    pub shared_bus: bool,
 }
 
 /// What is kept, and how patient the engine is.
@@ -129,7 +131,8 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
     let (own, own_rx) = mpsc::channel(OWN_WAITING_MAX);
     // Subscribed first: what hosts say while we reconcile waits in the subscriptions.
     let inputs =
-        Inputs::open(&options.client, &options.node_id, options.notices, commands_rx, own_rx).await?;
+        Inputs::open(&options.client, &options.node_id, &options.about, options.notices, commands_rx, own_rx)
+            .await?;
 
     let policy = Policy::new(&options.node_id, options.about, options.limits);
     let (store, machine) = (options.store.clone(), Arc::clone(&options.node));
@@ -191,7 +194,7 @@ impl Loop {
             }
             let recorded_before = self.recorded;
             if let Some(ended) = self.write(&mut outcome).await? {
-                self.client.settle().await?;
+                self.settle().await;
                 return Ok(ended);
             }
             self.acknowledge(outcome.acks.into_values()).await?;
@@ -202,13 +205,20 @@ impl Loop {
             }
             if let Some(ended) = ended {
                 // The last answers are with the broker before it ends.
-                self.client.settle().await?;
+                self.settle().await;
                 self.store.commit(vec![Write::Announced(self.recorded)]).await?;
                 // Launches that are under way report to nobody; their runs are found at the next start.
                 while self.tasks.join_next().await.is_some() {}
                 return Ok(ended);
             }
             while self.tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Waits until the last answers are with the bus, but not for a bus that is away: ending must not depend on it.
+    async fn settle(&mut self) {
+        if let Err(error) = self.client.settle().await {
+            tracing::warn!(%error, "the last answers may not have reached the bus");
         }
     }
 

@@ -11,6 +11,7 @@ use ostler_wire::{
 
 use crate::agent::{Agent, Phase, Run};
 use crate::control::down::Down;
+use crate::neighbours::Neighbours;
 use crate::outcome::{Effect, Outcome};
 use crate::{About, LaunchPlan, Limits};
 
@@ -40,6 +41,8 @@ pub(crate) struct Policy {
     pub(crate) heartbeat_ms: u64,
     pub(crate) log_bytes_max: u64,
     pub(crate) events_max: u64,
+    /// Whether other daemons may be on the bus.
+    pub(crate) shared_bus: bool,
 }
 
 impl Policy {
@@ -54,6 +57,7 @@ impl Policy {
             heartbeat_ms: limits.heartbeat_ms,
             log_bytes_max: limits.log_bytes_max,
             events_max: limits.events_max,
+            shared_bus: about.shared_bus,
         }
     }
 }
@@ -82,11 +86,21 @@ pub(crate) struct State {
     pub(crate) node_beat: Option<Timestamp>,
     /// When time was last an event.
     pub(crate) ticked: Option<Timestamp>,
+    /// Other daemons on the bus.
+    pub(crate) neighbours: Neighbours,
 }
 
 impl State {
     pub(crate) fn new(policy: Policy, event_seq: u64) -> Self {
-        Self { policy, agents: BTreeMap::new(), event_seq, down: None, node_beat: None, ticked: None }
+        Self {
+            policy,
+            agents: BTreeMap::new(),
+            event_seq,
+            down: None,
+            node_beat: None,
+            ticked: None,
+            neighbours: Neighbours::default(),
+        }
     }
 
     pub(crate) fn summaries(&self) -> Vec<AgentSummary> {

@@ -3,12 +3,13 @@
 use ostler_store::Write;
 use ostler_wire::{
     AgentEvent, AgentState, AgentTopic, ControlReply, DesiredState, DownReply, DownRequest, ErrorCode,
-    ErrorReply, RemoveRequest, RestartPolicy, SpawnReply, SpawnRequest, StatusCause, StatusMessage,
+    ErrorReply, NodeId, RemoveRequest, RestartPolicy, SpawnReply, SpawnRequest, StatusCause, StatusMessage,
 };
 use proptest::prelude::*;
 
 use crate::HostGone;
 use crate::event::Event;
+use crate::neighbours::{Whose, whose};
 use crate::outcome::{Effect, Outcome};
 
 mod world;
@@ -99,6 +100,38 @@ fn requests_wait_for_a_host_that_is_starting_and_are_sent_to_it_when_it_is_heard
         .collect();
     assert_eq!(forwarded, ["agent.a.pause"]);
     assert!(world.control("a", AgentTopic::Pause).effects.is_empty(), "from here on the host answers alone");
+}
+
+#[test]
+fn where_others_may_know_an_agent_its_refusal_waits_for_them() {
+    let mut world = World::new();
+    world.state.policy.shared_bus = true;
+    assert!(only_answer::<ErrorReply>(&world.control("nobody", AgentTopic::Stop)).error.hint.is_some());
+    world.apply(Event::Neighbour(NodeId::parse("other").unwrap()));
+    let out = world.control("nobody", AgentTopic::Stop);
+    assert!(matches!(out.effects[..], [Effect::AnswerLater { .. }]), "{:?}", out.effects);
+    // It is not heard again, so it is gone.
+    world.tick(60_001);
+    assert!(only_answer::<ErrorReply>(&world.control("nobody", AgentTopic::Stop)).error.hint.is_some());
+}
+
+#[test]
+fn on_a_shared_bus_a_spawn_request_belongs_to_the_node_it_names() {
+    let mut world = World::new();
+    let named = |node: &str| SpawnRequest { node: NodeId::parse(node).ok(), ..SpawnRequest::default() };
+    assert_eq!(whose(&world.state, &mut named("other")), Whose::Ours, "our own bus has nobody else");
+    world.state.policy.shared_bus = true;
+    assert_eq!(whose(&world.state, &mut SpawnRequest::default()), Whose::Ours, "alone so far");
+    assert!(matches!(whose(&world.state, &mut named("other")), Whose::Nobodys(_)));
+    world.apply(Event::Neighbour(NodeId::parse("other").unwrap()));
+    assert_eq!(whose(&world.state, &mut named("other")), Whose::Theirs);
+    let mut ours = named(node().as_str());
+    assert_eq!(whose(&world.state, &mut ours), Whose::Ours);
+    assert_eq!(ours, SpawnRequest::default(), "our own name is no part of a definition");
+    let Whose::Unclear(refusal) = whose(&world.state, &mut SpawnRequest::default()) else {
+        panic!("several could be meant")
+    };
+    assert!(refusal.error.message.contains("other"), "{refusal:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use ostler_wire::{
 };
 
 use crate::agent::{Afterwards, Agent, Phase, WAITING_MAX};
-use crate::apply::unknown_agent;
+use crate::neighbours::refuse_unknown;
 use crate::outcome::Outcome;
 use crate::state::{Moment, Origin, State};
 
@@ -22,9 +22,10 @@ pub(crate) fn apply(
     topic: &AgentTopic,
     message: Message,
 ) {
-    let Some(agent) = state.agents.get_mut(id) else {
-        return out.refuse(message, &unknown_agent(id));
-    };
+    if !state.agents.contains_key(id) {
+        return refuse_unknown(state, out, message, id);
+    }
+    let Some(agent) = state.agents.get_mut(id) else { return };
     if agent.is_served() {
         return wait_for_host(out, agent, message);
     }

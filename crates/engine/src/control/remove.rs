@@ -8,7 +8,7 @@ use ostler_wire::{
 };
 
 use crate::agent::Afterwards;
-use crate::apply::unknown_agent;
+use crate::neighbours::refuse_unknown;
 use crate::outcome::{Effect, Outcome};
 use crate::state::State;
 
@@ -20,7 +20,10 @@ pub(crate) fn apply(
     request: RemoveRequest,
     message: Message,
 ) {
-    let Some(agent) = state.agents.get_mut(id) else { return out.refuse(message, &unknown_agent(id)) };
+    if !state.agents.contains_key(id) {
+        return refuse_unknown(state, out, message, id);
+    }
+    let Some(agent) = state.agents.get_mut(id) else { return };
     if !agent.has_host() && agent.relaunch_at.is_none() {
         return finish(state, out, id, message, now);
     }

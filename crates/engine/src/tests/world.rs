@@ -35,6 +35,7 @@ impl World {
             heartbeat_ms: 15_000,
             log_bytes_max: 1 << 20,
             events_max: 10_000,
+            shared_bus: false,
         };
         Self { state: State::new(policy, 0), now }
     }
