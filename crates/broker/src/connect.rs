@@ -42,17 +42,16 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// CONNECT. Unknown keys are ignored; **verbose, pedantic and echo are on unless switched off** (client.go
-/// `defaultOpts`): a person with telnet relies on it.
-#[derive(Debug, Deserialize)]
+/// CONNECT. Unknown keys are ignored; what is absent or null stays as it was, on the first CONNECT as it is by default.
+#[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Connect {
-    pub(crate) verbose: bool,
-    pub(crate) pedantic: bool,
-    pub(crate) echo: bool,
-    pub(crate) headers: bool,
-    pub(crate) no_responders: bool,
-    pub(crate) protocol: i32,
+    pub(crate) verbose: Option<bool>,
+    pub(crate) pedantic: Option<bool>,
+    pub(crate) echo: Option<bool>,
+    pub(crate) headers: Option<bool>,
+    pub(crate) no_responders: Option<bool>,
+    pub(crate) protocol: Option<i32>,
     #[serde(deserialize_with = "null_is_empty")]
     pub(crate) name: String,
     #[serde(deserialize_with = "null_is_empty")]
@@ -79,9 +78,12 @@ impl Connect {
         [&self.nkey, &self.auth_token, &self.user].iter().any(|text| !text.is_empty())
     }
 
-    /// Reads the argument of CONNECT: a JSON object, `None` for anything else. A list of the fields' values, which the
-    /// decoder would take as well, is not one.
+    /// Reads the argument of CONNECT: a JSON object or null, `None` for anything else. A list of the fields' values,
+    /// which the decoder would take as well, is not one.
     pub(crate) fn parse(json: &[u8]) -> Option<Self> {
+        if json.trim_ascii() == b"null" {
+            return Some(Self::default());
+        }
         serde_json::from_slice(json).ok().filter(|_| json.trim_ascii_start().starts_with(b"{"))
     }
 
@@ -89,28 +91,6 @@ impl Connect {
     pub(crate) fn about(&self) -> Option<Arc<About>> {
         let about = About { name: self.name.clone(), lang: self.lang.clone(), version: self.version.clone() };
         (about != About::default()).then(|| Arc::new(about))
-    }
-}
-
-impl Default for Connect {
-    fn default() -> Self {
-        Self {
-            verbose: true,
-            pedantic: true,
-            echo: true,
-            headers: false,
-            no_responders: false,
-            protocol: 0,
-            name: String::new(),
-            lang: String::new(),
-            version: String::new(),
-            account: String::new(),
-            nkey: String::new(),
-            sig: String::new(),
-            auth_token: String::new(),
-            user: String::new(),
-            pass: String::new(),
-        }
     }
 }
 
@@ -126,15 +106,9 @@ mod tests {
     #[test]
     fn null_means_not_given() {
         let connect: Connect =
-            serde_json::from_str(r#"{"jwt":null,"user":null,"pass":null,"auth_token":null,"nkey":"U1"}"#)
+            serde_json::from_str(r#"{"jwt":null,"user":null,"pass":null,"auth_token":null,"nkey":"U1","echo":null}"#)
                 .unwrap();
         assert_eq!((connect.user.as_str(), connect.nkey.as_str()), ("", "U1"));
-    }
-
-    #[test]
-    fn an_empty_connect_is_verbose_pedantic_and_echoes() {
-        let connect: Connect = serde_json::from_str("{}").unwrap();
-        assert!(connect.verbose && connect.pedantic && connect.echo && !connect.headers);
     }
 
     #[test]
@@ -148,7 +122,8 @@ mod tests {
         assert!(Connect::parse(b"{}").is_some() && Connect::parse(b" {\"name\":\"x\"}").is_some());
         let list = r#"[false,false,true,true,true,1,"name","","","","","","token","",""]"#;
         assert!(serde_json::from_str::<Connect>(list).is_ok(), "the decoder would take it");
-        for json in [list, "[]", "null", "1", "{", ""] {
+        assert!(Connect::parse(b" null ").is_some_and(|connect| connect.verbose.is_none()));
+        for json in [list, "[]", "nulls", "1", "{", ""] {
             assert!(Connect::parse(json.as_bytes()).is_none(), "{json}");
         }
     }

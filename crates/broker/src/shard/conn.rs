@@ -87,15 +87,24 @@ pub(crate) struct Says {
     pub(crate) protocol: i32,
 }
 
-impl From<&Connect> for Says {
-    fn from(connect: &Connect) -> Self {
+/// **Verbose, pedantic and echo are on unless switched off** (client.go `defaultOpts`): a person with telnet relies on
+/// it.
+impl Default for Says {
+    fn default() -> Self {
+        Self { verbose: true, pedantic: true, echo: true, headers: false, no_responders: false, protocol: 0 }
+    }
+}
+
+impl Says {
+    /// What is said after another CONNECT: what it does not mention stays.
+    pub(crate) fn after(self, connect: &Connect) -> Self {
         Self {
-            verbose: connect.verbose,
-            pedantic: connect.pedantic,
-            echo: connect.echo,
-            headers: connect.headers,
-            no_responders: connect.no_responders,
-            protocol: connect.protocol,
+            verbose: connect.verbose.unwrap_or(self.verbose),
+            pedantic: connect.pedantic.unwrap_or(self.pedantic),
+            echo: connect.echo.unwrap_or(self.echo),
+            headers: connect.headers.unwrap_or(self.headers),
+            no_responders: connect.no_responders.unwrap_or(self.no_responders),
+            protocol: connect.protocol.unwrap_or(self.protocol),
         }
     }
 }
@@ -116,7 +125,7 @@ impl Conn {
             entry: None,
             account: 0,
             pending: None,
-            says: Says::from(&Connect::default()),
+            says: Says::default(),
             is_connected: false,
             subscriptions: HashMap::new(),
             verdicts: Verdicts::default(),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ostler_broker_proto::codec::write_info;
-use ostler_broker_proto::{ClientOp, Parsed, parse_client, subject};
+use ostler_broker_proto::{ClientOp, Parsed, ProtocolError, parse_client, subject};
 
 use super::{End, READ_BYTES, Shard};
 use crate::auth::Challenge;
@@ -207,7 +207,7 @@ impl Shard {
                     }
                     return;
                 }
-                Err(error) => return self.refuse(link.slot, error),
+                Err(error) => return self.refuse(link.slot, error, data[0]),
             }
         }
     }
@@ -237,7 +237,8 @@ impl Shard {
                 }
                 Ok(Parsed::Incomplete { needed }) => conn.needed = needed,
                 Err(error) => {
-                    self.refuse(link.slot, error);
+                    let first = conn.partial[0];
+                    self.refuse(link.slot, error, first);
                     return None;
                 }
             }
@@ -256,12 +257,17 @@ impl Shard {
         }
     }
 
-    fn refuse(&mut self, slot: usize, error: ostler_broker_proto::ProtocolError) {
+    /// Ends a connection whose frame, which begins with `first`, cannot be read.
+    fn refuse(&mut self, slot: usize, error: ProtocolError, first: u8) {
+        let mut words = error.message();
         if let Some(conn) = self.at(slot) {
             tracing::info!(client = conn.link.id, peer = %conn.peer, %error, "protocol violation");
+            // That HPUB was not allowed at all comes before its size, and goes without a word (processHeaderPub).
+            let is_hpub = matches!(error, ProtocolError::PayloadTooLarge { .. }) && matches!(first, b'H' | b'h');
+            words = words.filter(|_| !is_hpub || conn.says.headers);
         }
-        let end = error.message().map_or(End::Quiet, End::Told);
-        let reason = error.message().map_or(CloseReason::ProtocolViolation, CloseReason::of_told);
+        let end = words.map_or(End::Quiet, End::Told);
+        let reason = words.map_or(CloseReason::ProtocolViolation, CloseReason::of_told);
         self.close_because(slot, end, reason);
     }
 
@@ -317,9 +323,6 @@ impl Shard {
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return;
         };
-        if !subject::is_filter(filter) {
-            return self.complain(slot, "Invalid Subject");
-        }
         let access = conn.entry.as_ref().map(|entry| Arc::clone(&entry.access));
         let Some(access) = access.filter(|access| access.subscribe.permits_filter(filter, queue)) else {
             conn.log_refusal("Subscription to", filter);
@@ -330,6 +333,9 @@ impl Shard {
         }
         // A sid in use: the first subscription stays, without an error (client.go processSubEx).
         if !conn.subscriptions.contains_key(sid) {
+            if !subject::is_filter(filter) {
+                return self.complain(slot, "Invalid Subject");
+            }
             let id = self.shared.next_subscription_id();
             let denied = access.subscribe.denies_part_of(filter);
             let subscription =

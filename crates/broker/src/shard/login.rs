@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::conn::Says;
 use super::ingest::Next;
 use super::routes::Routes;
 use super::timers::Due;
@@ -111,7 +110,11 @@ impl Shard {
 
     /// The connection is `entry` from here on.
     fn log_in(&mut self, slot: usize, connect: &Connect, entry: Arc<Entry>) {
-        if connect.no_responders && !connect.headers {
+        let Some(said) = self.at(slot).map(|conn| conn.says) else {
+            return;
+        };
+        let says = said.after(connect);
+        if says.no_responders && !says.headers {
             return self.close(slot, End::Told("no responders requires headers support"));
         }
         let account = self.place_of_account(&entry.identity.account);
@@ -124,7 +127,7 @@ impl Shard {
         // A second CONNECT starts over: what was subscribed by the first identity is not for the second.
         let dropped: Vec<_> = conn.subscriptions.drain().map(|(_, subscription)| subscription).collect();
         let left = std::mem::replace(&mut conn.account, account);
-        conn.says = Says::from(connect);
+        conn.says = says;
         conn.about = connect.about();
         conn.about = connect.about();
         conn.entry = Some(entry);
