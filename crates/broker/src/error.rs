@@ -18,6 +18,14 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The address of the HTTP monitor cannot be listened on. Fix the address, or the one who holds it.
+    #[error("cannot serve monitoring on {address}: {}", remedy(source))]
+    Monitor {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Two options contradict each other or one is out of range.
     #[error("option {option}: {problem}")]
     Option {
@@ -35,7 +43,7 @@ impl Error {
     /// Whether trying again later may help, without changing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Listen { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::Listen { source, .. } | Self::Monitor { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
             Self::Start(_) => true,
             Self::Option { .. } => false,
         }

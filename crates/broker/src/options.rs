@@ -13,6 +13,8 @@ use crate::server::Server;
 const DEFAULT_PORT: u16 = 4222;
 /// Cores from which a second shard is worth its hand-overs.
 const CORES_FOR_TWO: usize = 4;
+/// Ended connections that a monitored server remembers, as many as nats-server.
+const CLOSED_CONNECTIONS_MAX: usize = 10_000;
 /// More shards than any machine has use for: a typing error.
 const SHARDS_MAX: usize = 256;
 
@@ -27,7 +29,8 @@ pub struct Builder {
     pub(crate) users: Users,
     pub(crate) allow_anonymous: bool,
     pub(crate) strict_messages: bool,
-    pub(crate) closed_connections_max: usize,
+    pub(crate) closed_connections_max: Option<usize>,
+    pub(crate) monitor: Option<SocketAddr>,
     pub(crate) system_account: String,
     pub(crate) no_auth_user: Option<String>,
 }
@@ -42,7 +45,8 @@ impl Default for Builder {
             users: Users::new(),
             allow_anonymous: false,
             strict_messages: false,
-            closed_connections_max: 0,
+            closed_connections_max: None,
+            monitor: None,
             system_account: SYSTEM_ACCOUNT.into(),
             no_auth_user: None,
         }
@@ -105,9 +109,18 @@ impl Builder {
     }
 
     /// Connections that are remembered after they ended, for
-    /// [`ConnectionsQuery::state`](crate::ConnectionsQuery::state). Default none; some 300 bytes each.
+    /// [`ConnectionsQuery::state`](crate::ConnectionsQuery::state). Default none, with [`monitor`](Self::monitor) 10,000
+    /// as in nats-server; some 300 bytes each.
     pub fn closed_connections_max(mut self, connections: usize) -> Self {
-        self.closed_connections_max = connections;
+        self.closed_connections_max = Some(connections);
+        self
+    }
+
+    /// Serves monitoring over HTTP: `/varz`, `/connz`, `/subsz`, `/healthz` and more, as nats-server does. Default off;
+    /// port 0 takes any free one, see [`Server::monitor_addr`]. It asks for no password: listen on loopback.
+    #[cfg(feature = "monitor")]
+    pub fn monitor(mut self, address: SocketAddr) -> Self {
+        self.monitor = Some(address);
         self
     }
 
@@ -195,6 +208,12 @@ impl Builder {
             }
             _ => Server::start(&self),
         }
+    }
+
+    /// Ended connections to remember.
+    pub(crate) fn remembered(&self) -> usize {
+        let default = if self.monitor.is_some() { CLOSED_CONNECTIONS_MAX } else { 0 };
+        self.closed_connections_max.unwrap_or(default)
     }
 
     pub(crate) fn shard_count(&self) -> usize {

@@ -11,6 +11,8 @@ use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
 
 use crate::auth::Users;
 use crate::error::Error;
+#[cfg(feature = "monitor")]
+use crate::monitor::http::{self, Monitor};
 use crate::options::Builder;
 use crate::shard::inbox::Envelope;
 use crate::shard::tasks;
@@ -21,6 +23,8 @@ use crate::stats::Stats;
 pub struct Server {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    #[cfg(feature = "monitor")]
+    http: Mutex<Option<Monitor>>,
 }
 
 impl fmt::Debug for Server {
@@ -45,8 +49,15 @@ impl Server {
         let listener = TcpListener::bind(options.listen).map_err(refused)?;
         let listen = listener.local_addr().map_err(refused)?;
         listener.set_nonblocking(true).map_err(refused)?;
+        #[cfg(feature = "monitor")]
+        let monitored = options.monitor.map(http::bind).transpose()?;
         let shared = Arc::new(Shared::new(options, KeyPair::new_server().public_key(), listen));
-        let server = Self { shared: Arc::clone(&shared), threads: Mutex::default() };
+        let server = Self {
+            shared: Arc::clone(&shared),
+            threads: Mutex::default(),
+            #[cfg(feature = "monitor")]
+            http: Mutex::default(),
+        };
         let mut listener = Some(listener);
         for index in 0..shared.shards.len() {
             // On an error `server` is dropped, which ends the threads that run already.
@@ -54,6 +65,11 @@ impl Server {
             server.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         watch_users(&shared);
+        #[cfg(feature = "monitor")]
+        if let Some(listener) = monitored {
+            let started = http::start(listener, Arc::clone(&shared)).map_err(Error::Start)?;
+            *server.http.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+        }
         tracing::info!(address = %listen, shards = shared.shards.len(), "listening for NATS clients");
         Ok(server)
     }
@@ -61,6 +77,11 @@ impl Server {
     /// The address clients connect to, with the port that was taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.shared.listen
+    }
+
+    /// Where monitoring is served over HTTP, with the port that was taken, if it is: see `Builder::monitor`.
+    pub fn monitor_addr(&self) -> Option<SocketAddr> {
+        self.shared.monitor_addr.get().copied()
     }
 
     /// `nats://address:port`, for a client on this machine.
@@ -101,11 +122,7 @@ impl Server {
 
     /// A snapshot of the counters, at most one read batch old.
     pub fn stats(&self) -> Stats {
-        let mut sum = Stats::default();
-        for shard in &self.shared.shards {
-            sum.add(shard.counters.read());
-        }
-        sum
+        Stats::of(&self.shared)
     }
 
     /// Ends the server: stops accepting, sends what waits for the clients, closes them, joins the threads.
@@ -121,6 +138,8 @@ impl Server {
         for shard in &self.shared.shards {
             shard.inbox.push(Envelope::Shutdown);
         }
+        #[cfg(feature = "monitor")]
+        drop(self.http.lock().unwrap_or_else(PoisonError::into_inner).take());
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a broker thread had panicked");

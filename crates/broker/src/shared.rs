@@ -2,7 +2,7 @@
 //! connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use crate::accounts::Accounts;
 use crate::auth::{Entry, Users};
 use crate::limits::Limits;
+use crate::monitor::varz;
 use crate::options::Builder;
 use crate::shard::inbox::Inbox;
 use crate::stats::ShardCounters;
@@ -32,6 +33,10 @@ pub(crate) struct Shared {
     pub(crate) shards: Vec<ShardLink>,
     pub(crate) stopping: AtomicBool,
     pub(crate) started: Moment,
+    /// What monitoring remembers.
+    pub(crate) monitored: varz::Seen,
+    /// Where monitoring is served over HTTP, if it is.
+    pub(crate) monitor_addr: OnceLock<SocketAddr>,
     /// Ended connections that are remembered, by all shards together.
     pub(crate) closed_connections_max: usize,
     client_ids: AtomicU64,
@@ -70,7 +75,9 @@ impl Shared {
             shards,
             stopping: AtomicBool::new(false),
             started: Moment::now(),
-            closed_connections_max: options.closed_connections_max,
+            monitored: varz::Seen::default(),
+            monitor_addr: OnceLock::new(),
+            closed_connections_max: options.remembered(),
             client_ids: AtomicU64::new(1),
             subscription_ids: AtomicU64::new(1),
             accounts: Accounts::new(&options.system_account),

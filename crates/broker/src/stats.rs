@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::shared::Shared;
+
 /// Writes the counters once and what is done with all of them from that.
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
@@ -16,7 +18,14 @@ macro_rules! counters {
         }
 
         impl Stats {
-            pub(crate) fn add(&mut self, other: Stats) {
+            /// Those of all shards.
+            pub(crate) fn of(shared: &Shared) -> Self {
+                let mut sum = Self::default();
+                shared.shards.iter().for_each(|shard| sum.add(shard.counters.read()));
+                sum
+            }
+
+            fn add(&mut self, other: Stats) {
                 $(self.$name += other.$name;)+
             }
         }
@@ -66,6 +75,4 @@ counters! {
     stalls,
     /// Connections refused for a missing or wrong credential.
     auth_failures,
-    /// Subjects looked up in the subscriptions; all other messages found their route in a shard's cache.
-    route_misses,
 }

@@ -11,7 +11,7 @@ use super::Shard;
 use super::conn::Conn;
 use crate::auth::Entry;
 use crate::link::Subscription;
-use crate::snapshot::{CloseReason, Seen, Traffic, account_of};
+use crate::snapshot::{CloseReason, Routing, Seen, Traffic, account_of};
 
 /// Connections told in one portion: well below a millisecond.
 const CONNECTIONS_PER_ANSWER: usize = 4096;
@@ -35,6 +35,8 @@ pub(crate) enum Wanted {
     },
     /// The subscriptions of these connections, by slot and id.
     SubscriptionsOf(Vec<(usize, u64)>),
+    /// What is remembered of routes. Cheap: also asked to see whether the shard lives.
+    Routing,
 }
 
 /// Left in a shard's inbox by whoever wants to know.
@@ -50,6 +52,7 @@ pub(crate) struct Answer {
     pub(crate) connections: Vec<Seen>,
     pub(crate) subscriptions: Vec<Held>,
     pub(crate) accounts: Vec<(String, EndedTotals)>,
+    pub(crate) routing: Routing,
     /// Where to go on, if this was not all.
     pub(crate) next_slot: Option<usize>,
 }
@@ -124,6 +127,11 @@ impl Shard {
                 ..Answer::default()
             },
             Wanted::Subscriptions { from_slot } => self.tell_subscriptions(from_slot),
+            Wanted::Routing => {
+                let mut routing = Routing::default();
+                self.routes.iter().for_each(|routes| routing.add(routes.survey()));
+                Answer { routing, ..Answer::default() }
+            }
             Wanted::SubscriptionsOf(places) => Answer {
                 subscriptions: places
                     .into_iter()

@@ -10,6 +10,7 @@ use ostler_broker_proto::Matches;
 
 use crate::accounts::Account;
 use crate::link::Subscription;
+use crate::snapshot::Routing;
 
 /// Subjects kept. nats-server keeps 1024 for all; a shard forgets all of them when it has more.
 const ROUTES_MAX: usize = 4096;
@@ -51,6 +52,8 @@ pub(crate) struct Routes {
     /// The one used last: a batch mostly repeats its subject, and comparing is cheaper than hashing.
     last: Option<Known>,
     last_subject: Vec<u8>,
+    /// Subjects that were looked up in the trie.
+    misses: u64,
 }
 
 #[derive(Clone)]
@@ -61,7 +64,7 @@ struct Known {
 
 impl Routes {
     pub(crate) fn new(account: Arc<Account>) -> Self {
-        Self { account, known: HashMap::default(), last: None, last_subject: Vec::new() }
+        Self { account, known: HashMap::default(), last: None, last_subject: Vec::new(), misses: 0 }
     }
 
     pub(crate) fn account(&self) -> &Arc<Account> {
@@ -90,6 +93,7 @@ impl Routes {
 
     #[cold]
     fn learn(&mut self, subject: &[u8], shard: usize) -> Known {
+        self.misses += 1;
         let (generation, matches) = self.account.read_subscriptions(|sublist| sublist.matches(subject));
         let known = Known { generation, route: Rc::new(Route::new(matches, shard)) };
         if self.known.len() >= ROUTES_MAX {
@@ -97,6 +101,19 @@ impl Routes {
         }
         self.known.insert(subject.into(), known.clone());
         known
+    }
+
+    /// What is remembered, for whoever asks.
+    pub(crate) fn survey(&self) -> Routing {
+        let mut routing = Routing { misses: self.misses, ..Routing::default() };
+        for Known { route, .. } in self.known.values() {
+            let remote: usize = route.remote.iter().map(|(_, targets)| targets.len()).sum();
+            let fanout = (route.local.len() + remote + route.groups.len()) as u64;
+            routing.subjects += 1;
+            routing.fanout_max = routing.fanout_max.max(fanout);
+            routing.fanout_sum += fanout;
+        }
+        routing
     }
 
     /// Forgets answers that no longer hold: they keep closed connections in memory.

@@ -14,8 +14,8 @@ use ostler_broker_proto::subject;
 use tokio::sync::oneshot;
 
 use super::{
-    AccountInfo, ConnectionInfo, Connections, ConnectionsQuery, LISTED_MAX, Seen, SortBy, StateFilter,
-    SubscriptionInfo, Subscriptions, SubscriptionsQuery, Unanswered, account_of,
+    AccountInfo, ConnectionInfo, Connections, ConnectionsQuery, LISTED_MAX, Routing, Seen, SortBy,
+    StateFilter, SubscriptionInfo, Subscriptions, SubscriptionsQuery, Unanswered, account_of,
 };
 use crate::link::Subscription;
 use crate::shard::inbox::Envelope;
@@ -120,6 +120,20 @@ pub(crate) async fn accounts(shared: &Shared) -> Result<Vec<AccountInfo>, Unansw
         }
     }
     Ok(accounts.into_iter().map(|(name, account)| AccountInfo { name, ..account }).collect())
+}
+
+/// What all shards remember of routes. Cancel-safe.
+pub(crate) async fn routing(shared: &Shared) -> Result<Routing, Unanswered> {
+    let mut routing = Routing::default();
+    for shard in 0..shared.shards.len() {
+        routing.add(ask(shared, shard, Wanted::Routing).await?.routing);
+    }
+    Ok(routing)
+}
+
+/// Waits until every shard has answered something. Cancel-safe.
+pub(crate) async fn call_roll(shared: &Shared) -> Result<(), Unanswered> {
+    routing(shared).await.map(|_| ())
 }
 
 async fn ask(shared: &Shared, shard: usize, wanted: Wanted) -> Result<Answer, Unanswered> {

@@ -302,6 +302,25 @@ impl Server {
     }
 }
 
+/// What shards remember of the routes of subjects.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Routing {
+    pub(crate) subjects: u64,
+    pub(crate) fanout_max: u64,
+    pub(crate) fanout_sum: u64,
+    /// Subjects that had to be looked up.
+    pub(crate) misses: u64,
+}
+
+impl Routing {
+    pub(crate) fn add(&mut self, other: Routing) {
+        self.subjects += other.subjects;
+        self.fanout_max = self.fanout_max.max(other.fanout_max);
+        self.fanout_sum += other.fanout_sum;
+        self.misses += other.misses;
+    }
+}
+
 /// What a client said about itself in CONNECT, kept for lists only.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct About {

@@ -1,0 +1,245 @@
+//! `/varz`: the server as a whole. The names, types and units of nats-server, so that its dashboards read it; what does
+//! not exist here is nothing or empty, not absent, where they expect it.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::connect::CLAIMED_VERSION;
+use crate::process::ProcessUsage;
+use crate::shared::Shared;
+use crate::stats::Stats;
+use crate::time::{rfc3339, uptime};
+
+/// A second look within this time tells the load of the first: a shorter time measures noise.
+const LOAD_SPAN_MIN: Duration = Duration::from_secs(1);
+
+/// What monitoring itself remembers.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    requests: [AtomicU64; super::PATHS.len()],
+    load: Mutex<Load>,
+}
+
+impl Seen {
+    /// Counts a request for the document of this place in [`PATHS`](super::PATHS).
+    pub(crate) fn count(&self, place: usize) {
+        if let Some(requests) = self.requests.get(place) {
+            requests.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Per cent of a core between two looks.
+#[derive(Debug, Default)]
+struct Load {
+    last: Option<(Instant, Duration)>,
+    percent: f64,
+}
+
+impl Load {
+    fn look(&mut self, started: Instant, now: Instant, cpu: Option<Duration>) -> f64 {
+        let Some(cpu) = cpu else {
+            return 0.0;
+        };
+        // The first look tells the average since the start.
+        let (last, before) = self.last.unwrap_or((started, Duration::ZERO));
+        let span = now.saturating_duration_since(last);
+        if span >= LOAD_SPAN_MIN || self.last.is_none() {
+            let share = cpu.saturating_sub(before).as_secs_f64() / span.as_secs_f64().max(0.001);
+            self.percent = (share * 1000.0).round() / 10.0;
+            self.last = Some((now, cpu));
+        }
+        self.percent
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Empty {}
+
+/// By kind of connection; there are clients only.
+#[derive(Debug, Serialize)]
+struct ByKind {
+    clients: u64,
+    routes: u64,
+    gateways: u64,
+    leafs: u64,
+}
+
+impl ByKind {
+    fn clients(clients: u64) -> Self {
+        Self { clients, routes: 0, gateways: 0, leafs: 0 }
+    }
+}
+
+/// The document. Durations are nanoseconds where nats-server's are, sizes bytes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Varz<'a> {
+    server_id: &'a str,
+    server_name: &'a str,
+    version: &'a str,
+    proto: u8,
+    /// The language a dashboard shows.
+    go: &'a str,
+    host: String,
+    port: u16,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    auth_required: bool,
+    max_connections: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_subscriptions: Option<usize>,
+    ping_interval: u64,
+    ping_max: u32,
+    http_host: String,
+    http_port: u16,
+    http_base_path: &'a str,
+    https_port: u16,
+    /// Seconds.
+    auth_timeout: f64,
+    max_control_line: usize,
+    max_payload: usize,
+    max_pending: usize,
+    cluster: Empty,
+    gateway: Empty,
+    leaf: Empty,
+    mqtt: Empty,
+    websocket: Empty,
+    jetstream: Empty,
+    /// Seconds.
+    tls_timeout: f64,
+    write_deadline: u64,
+    start: String,
+    now: String,
+    uptime: String,
+    mem: u64,
+    cores: usize,
+    gomaxprocs: usize,
+    cpu: f64,
+    connections: u64,
+    total_connections: u64,
+    routes: u64,
+    remotes: u64,
+    leafnodes: u64,
+    in_msgs: u64,
+    in_bytes: u64,
+    in_client_msgs: u64,
+    in_client_bytes: u64,
+    out_msgs: u64,
+    out_bytes: u64,
+    out_client_msgs: u64,
+    out_client_bytes: u64,
+    slow_consumers: u64,
+    stale_connections: u64,
+    stalled_clients: u64,
+    subscriptions: u64,
+    http_req_stats: BTreeMap<&'a str, u64>,
+    config_load_time: String,
+    config_digest: &'a str,
+    feature_flags: Empty,
+    system_account: &'a str,
+    slow_consumer_stats: ByKind,
+    stale_connection_stats: ByKind,
+}
+
+/// The document of this moment. Some ten microseconds.
+pub(crate) fn document(shared: &Shared) -> Varz<'_> {
+    let stats = Stats::of(shared);
+    let usage = ProcessUsage::now();
+    let limits = shared.limits();
+    let now = Instant::now();
+    let started = rfc3339(shared.started.wall);
+    let seen = &shared.monitored;
+    let cpu = {
+        let mut load = seen.load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.look(shared.started.instant, now, usage.cpu)
+    };
+    let http = shared.monitor_addr.get();
+    let counted = super::PATHS.iter().zip(&seen.requests);
+    let counted = counted.map(|(path, requests)| (*path, requests.load(Ordering::Relaxed)));
+    Varz {
+        server_id: &shared.server_id,
+        server_name: &shared.server_name,
+        version: CLAIMED_VERSION,
+        proto: 1,
+        go: "rust",
+        host: shared.listen.ip().to_string(),
+        port: shared.listen.port(),
+        auth_required: shared.auth_required(),
+        max_connections: limits.connections_max,
+        max_subscriptions: Some(limits.subscriptions_max).filter(|max| *max != usize::MAX),
+        ping_interval: nanos(limits.ping_interval),
+        ping_max: limits.pings_out_max,
+        http_host: http.map_or_else(String::new, |address| address.ip().to_string()),
+        http_port: http.map_or(0, std::net::SocketAddr::port),
+        http_base_path: "",
+        https_port: 0,
+        auth_timeout: limits.auth_timeout.as_secs_f64(),
+        max_control_line: limits.control_line_bytes_max,
+        max_payload: limits.payload_bytes_max,
+        max_pending: limits.pending_bytes_max,
+        cluster: Empty {},
+        gateway: Empty {},
+        leaf: Empty {},
+        mqtt: Empty {},
+        websocket: Empty {},
+        jetstream: Empty {},
+        tls_timeout: 2.0,
+        write_deadline: nanos(limits.write_deadline),
+        now: rfc3339(SystemTime::now()),
+        uptime: uptime(now.saturating_duration_since(shared.started.instant)),
+        config_load_time: started.clone(),
+        start: started,
+        mem: usage.memory_bytes.unwrap_or(0),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        gomaxprocs: shared.shards.len(),
+        cpu,
+        connections: stats.connections,
+        total_connections: stats.connections_total,
+        routes: 0,
+        remotes: 0,
+        leafnodes: 0,
+        in_msgs: stats.in_msgs,
+        in_bytes: stats.in_bytes,
+        in_client_msgs: stats.in_msgs,
+        in_client_bytes: stats.in_bytes,
+        out_msgs: stats.out_msgs,
+        out_bytes: stats.out_bytes,
+        out_client_msgs: stats.out_msgs,
+        out_client_bytes: stats.out_bytes,
+        slow_consumers: stats.slow_consumers,
+        stale_connections: stats.stale_connections,
+        stalled_clients: stats.stalls,
+        subscriptions: stats.subscriptions,
+        http_req_stats: counted.filter(|(_, requests)| *requests > 0).collect(),
+        config_digest: "",
+        feature_flags: Empty {},
+        system_account: &shared.accounts.system().name,
+        slow_consumer_stats: ByKind::clients(stats.slow_consumers),
+        stale_connection_stats: ByKind::clients(stats.stale_connections),
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_load_is_that_of_the_time_between_two_looks() {
+        let started = Instant::now();
+        let (second, ms) = (Duration::from_secs(1), Duration::from_millis(1));
+        let mut load = Load::default();
+        assert_eq!(load.look(started, started + 10 * second, Some(5 * second)), 50.0, "since the start");
+        assert_eq!(load.look(started, started + 10 * second + ms, Some(6 * second)), 50.0, "too soon");
+        assert_eq!(load.look(started, started + 12 * second, Some(5 * second + 20 * ms)), 1.0);
+        assert_eq!(load.look(started, started + 14 * second, Some(9 * second + 20 * ms)), 200.0, "two cores");
+        assert_eq!(Load::default().look(started, started, None), 0.0, "where it is not told");
+    }
+}
