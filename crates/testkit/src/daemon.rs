@@ -5,18 +5,41 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use ostler_client::{Bus as Place, Client, Options as ClientOptions};
+use ostler_client::{Bus as Place, Client, Options as ClientOptions, Role};
 use ostler_daemon::StateDir;
 use ostler_wire::{AgentId, Endpoint};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::bus::{Bus, id};
+use crate::nats::NatsServer;
 use crate::process::{self, Process};
 use crate::wait::{PATIENCE, wait_until_blocking};
 
 /// How long a verb of the command line may take; the demo is the longest.
 const CLI_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Set to `external`, daemons under test run on a real nats-server where the test does not choose itself.
+pub const BUS_VARIABLE: &str = "OSTLER_TEST_BUS";
+
+/// The bus of a daemon under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BusKind {
+    /// The daemon's own.
+    Own,
+    /// A real nats-server, started for it.
+    External,
+}
+
+impl Default for BusKind {
+    fn default() -> Self {
+        match std::env::var(BUS_VARIABLE) {
+            Ok(kind) if kind == "external" => Self::External,
+            Ok(kind) => panic!("{BUS_VARIABLE} is {kind:?}; it may be \"external\", or be absent"),
+            Err(_) => Self::Own,
+        }
+    }
+}
 
 /// What a test may choose about its daemon.
 #[derive(Debug, Clone)]
@@ -28,11 +51,21 @@ pub struct Options {
     /// The size of a disk of its own for the state directory, as `mount -t tmpfs -o size=` takes it; it lives as long
     /// as the daemon and its hosts. Absent: an ordinary directory.
     pub disk: Option<&'static str>,
+    /// Its bus. Default: its own, unless [`BUS_VARIABLE`] says otherwise.
+    pub bus: BusKind,
+    /// The node's name. Default `local`.
+    pub node: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { heartbeat: "1s".into(), agents: String::new(), disk: None }
+        Self {
+            heartbeat: "1s".into(),
+            agents: String::new(),
+            disk: None,
+            bus: BusKind::default(),
+            node: "local".into(),
+        }
     }
 }
 
@@ -56,6 +89,8 @@ pub struct TestDaemon {
     options: Options,
     state: StateDir,
     child: Option<Child>,
+    /// The bus, where it is not its own.
+    nats: Option<NatsServer>,
 }
 
 /// The program under test: `OSTLER_TEST_BIN`, or `ostler` beside the test's own directory.
@@ -118,12 +153,32 @@ impl TestDaemon {
     /// When the temporary directory cannot be made.
     pub fn prepare(options: Options) -> Self {
         let dir = tempfile::Builder::new().prefix("ostler-test-").tempdir().expect("a temporary directory");
+        let nats = match options.bus {
+            BusKind::Own => None,
+            BusKind::External => Some(NatsServer::start(&dir.path().join("nats"))),
+        };
+        let bus =
+            nats.as_ref().map_or("[bus]\nlisten = \"127.0.0.1:0\"\n".to_owned(), NatsServer::bus_section);
+        Self::prepare_on(dir, options, &bus, nats)
+    }
+
+    /// As [`TestDaemon::prepare`], on the bus of this `[bus]` section, whoever runs it.
+    ///
+    /// # Panics
+    ///
+    /// As [`TestDaemon::prepare`].
+    pub fn prepare_with_bus(options: Options, bus: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("ostler-test-").tempdir().expect("a temporary directory");
+        Self::prepare_on(dir, options, bus, None)
+    }
+
+    fn prepare_on(dir: TempDir, options: Options, bus: &str, nats: Option<NatsServer>) -> Self {
         let state = StateDir::new(dir.path().join("state"));
-        let daemon = Self { dir, options, state, child: None };
+        let daemon = Self { dir, options, state, child: None, nats };
         fs::create_dir(daemon.dir.path().join("home")).expect("a home");
         daemon.write_config(&format!(
-            "[bus]\nlisten = \"127.0.0.1:0\"\n\n[agents]\nheartbeat = \"{}\"\n{}\n",
-            daemon.options.heartbeat, daemon.options.agents
+            "[node]\nname = \"{}\"\n\n{bus}\n[agents]\nheartbeat = \"{}\"\n{}\n",
+            daemon.options.node, daemon.options.heartbeat, daemon.options.agents
         ));
         daemon
     }
@@ -227,6 +282,15 @@ impl TestDaemon {
         serde_json::from_slice(&fs::read(self.state.endpoint()).ok()?).ok()
     }
 
+    /// The nats-server it runs on.
+    ///
+    /// # Panics
+    ///
+    /// When the daemon has its own bus.
+    pub fn nats(&mut self) -> &mut NatsServer {
+        self.nats.as_mut().expect("the daemon runs on a nats-server")
+    }
+
     /// The daemon's process id.
     ///
     /// # Panics
@@ -279,8 +343,9 @@ impl TestDaemon {
     /// When the bus refuses.
     pub async fn bus(&self) -> Bus {
         let node = self.endpoint().expect("the daemon says where it is").node;
-        let client = self.client_with("test", &self.state.operator_key(), "_INBOX").await;
-        Bus { client: client.expect("the operator may connect"), node }
+        let place = Place::File(self.state.endpoint());
+        let options = ClientOptions::new("test", place, self.state.operator_key()).role(Role::Operator);
+        Bus { client: Client::connect(options).await.expect("the operator may connect"), node }
     }
 
     /// Connects with the credential in `key`.
@@ -451,6 +516,9 @@ impl TestDaemon {
 
     fn print_logs(&self) {
         eprintln!("----- the daemon's output\n{}", self.log());
+        if let Some(nats) = &self.nats {
+            eprintln!("----- the nats-server's log\n{}", nats.log());
+        }
         for (path, log) in self.host_logs() {
             if !log.is_empty() {
                 eprintln!("----- {}\n{log}", path.display());

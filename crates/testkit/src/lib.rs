@@ -2,7 +2,7 @@
 //!
 //! Not part of the product: only tests name this crate. [`TestDaemon`] runs `ostler up`, [`script`] builds agents out
 //! of the `fake-agent` program, [`Recorder`] keeps what went over the bus, [`wait_for`] and [`wait_until`] wait for a
-//! condition instead of sleeping, and [`process`] looks at the operating system's processes.
+//! condition instead of sleeping, [`NatsServer`] is a bus that is not the daemon's own, and [`process`] looks at the operating system's processes.
 //!
 //! ```no_run
 //! # async fn example() {
@@ -17,11 +17,13 @@
 
 mod bus;
 mod daemon;
+mod nats;
 pub mod process;
 mod record;
 mod wait;
 
 pub use bus::{Bus, assert_every_gap_is_told, assert_gapless, lines, script};
-pub use daemon::{CliOutput, Options, TestDaemon, fake_agent, ostler_bin};
+pub use daemon::{BUS_VARIABLE, BusKind, CliOutput, Options, TestDaemon, fake_agent, ostler_bin};
+pub use nats::{NATS_SERVER_VARIABLE, NatsServer};
 pub use record::Recorder;
 pub use wait::{PATIENCE, wait_for, wait_until, wait_until_blocking};

@@ -1,0 +1,171 @@
+//! A real nats-server for tests: configured as the guide for external buses says, killed and started again.
+
+use std::fs::{self, File};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use ostler_client::create_key;
+
+use crate::wait::{PATIENCE, wait_until_blocking};
+
+/// Names a nats-server to test with instead of the one on the PATH or the one `cargo xtask setup` installs.
+pub const NATS_SERVER_VARIABLE: &str = "OSTLER_NATS_SERVER";
+
+/// A running nats-server; it ends with this value.
+#[derive(Debug)]
+pub struct NatsServer {
+    dir: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+/// Who joins, and the permissions of the guide. Hosts of all agents share one credential.
+const IDENTITIES: [(&str, &str); 3] = [
+    ("daemon", "publish: \">\", subscribe: \">\""),
+    ("operator", "publish: \">\", subscribe: \">\""),
+    ("host", "publish: [\"agent.>\"], subscribe: [\"agent.>\", \"_INBOX_HOST.>\"], allow_responses: true"),
+];
+
+impl NatsServer {
+    /// The program to run, when there is one.
+    pub fn program() -> Option<PathBuf> {
+        if let Some(chosen) = std::env::var_os(NATS_SERVER_VARIABLE) {
+            return Some(PathBuf::from(chosen));
+        }
+        let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2)?;
+        let installed = workspace.join(".rig/nats-server/nats-server");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let on_path = std::env::split_paths(&path).map(|dir| dir.join("nats-server"));
+        on_path.chain([installed]).find(|program| program.is_file())
+    }
+
+    /// Whether there is a program to run; says loudly what is skipped when there is none.
+    pub fn is_installed() -> bool {
+        let found = Self::program().is_some();
+        if !found {
+            eprintln!(
+                "SKIPPED: no nats-server is installed: run `cargo xtask setup`, or set {NATS_SERVER_VARIABLE}"
+            );
+        }
+        found
+    }
+
+    /// Starts a server whose files are in `dir`, with a credential for each identity, on a port of its own choice that
+    /// it keeps over restarts.
+    ///
+    /// # Panics
+    ///
+    /// When there is no program or it does not come up.
+    pub fn start(dir: &Path) -> Self {
+        let mut server = Self::prepare(dir);
+        server.up();
+        server
+    }
+
+    /// Makes files and credentials, and starts nothing.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be written.
+    pub fn prepare(dir: &Path) -> Self {
+        fs::create_dir_all(dir).expect("a directory for the nats-server");
+        // Taken and let go: the address has to be known before the server is there.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let server = Self { dir: dir.to_owned(), port: free.expect("a free port").port(), child: None };
+        let user = |(name, permissions): (&str, &str)| {
+            let public = create_key(&server.key(name)).expect("a new credential");
+            format!("    {{ nkey: {public}, permissions: {{ {permissions} }} }}\n")
+        };
+        let users: String = IDENTITIES.into_iter().map(user).collect();
+        server.configure(&format!("max_payload: 8MB\nauthorization {{\n  users: [\n{users}  ]\n}}\n"));
+        server
+    }
+
+    /// Replaces the configuration but for the address; counts from the next start.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be written.
+    pub fn configure(&self, rest: &str) {
+        let text = format!("listen: \"127.0.0.1:{}\"\n{rest}", self.port);
+        fs::write(self.dir.join("nats.conf"), text).expect("the nats-server's configuration");
+    }
+
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Panics
+    ///
+    /// When it does not; its log is in the message.
+    pub fn up(&mut self) {
+        assert!(self.child.is_none(), "the nats-server runs already");
+        let program = Self::program().expect("a nats-server is installed");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("its log");
+        let mut child = Command::new(program)
+            .arg("-c")
+            .arg(self.dir.join("nats.conf"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the nats-server's program starts");
+        let mut ended = None;
+        wait_until_blocking("the nats-server listens", PATIENCE, || {
+            ended = child.try_wait().expect("a child can be asked");
+            ended.is_some() || TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+        assert!(ended.is_none(), "the nats-server ended at its start: {}", self.log());
+        self.child = Some(child);
+    }
+
+    /// SIGKILL; returns when it is gone.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn kill9(&mut self) {
+        let mut child = self.child.take().expect("the nats-server runs");
+        child.kill().expect("a child can be killed");
+        child.wait().expect("a child can be waited for");
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The file with the credential of `daemon`, `operator` or `host`.
+    pub fn key(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.nk"))
+    }
+
+    /// The `[bus]` section of a daemon that runs on it.
+    pub fn bus_section(&self) -> String {
+        let file = |name| self.key(name).display().to_string();
+        format!(
+            "[bus]\nurl = \"{}\"\ncredentials = \"{}\"\noperator_credentials = \"{}\"\nhost_credentials = \"{}\"\n",
+            self.url(),
+            file("daemon"),
+            file("operator"),
+            file("host")
+        )
+    }
+
+    /// What it wrote so far, over all its starts.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("nats.log")
+    }
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
