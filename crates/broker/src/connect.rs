@@ -29,6 +29,9 @@ pub(crate) struct Info<'a> {
     pub(crate) auth_required: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) nonce: Option<&'a str>,
+    /// The server will end soon: connect elsewhere.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) ldm: bool,
     /// Set in the second INFO, which follows the first PONG and tells the client about its own account.
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) connect_info: bool,
@@ -144,6 +147,7 @@ mod tests {
             client_ip: local,
             auth_required: false,
             nonce: None,
+            ldm: false,
             connect_info: false,
             remote_account: None,
             acc_is_sys: false,

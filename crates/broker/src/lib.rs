@@ -33,11 +33,16 @@
 
 mod accounts;
 mod auth;
+#[cfg(feature = "conf")]
+pub mod conf;
 mod connect;
+mod ending;
 mod error;
+mod in_process;
 mod limits;
 mod link;
 mod monitor;
+mod listen;
 mod options;
 mod permissions;
 mod process;
@@ -50,7 +55,9 @@ mod time;
 mod transport;
 
 pub use auth::{Credential, Identity, Users};
+pub use ending::LameDuck;
 pub use error::{Error, InvalidIdentity};
+pub use in_process::{InProcess, InProcessError, InProcessOptions, Login, Message, Pipe, Subscription};
 pub use limits::Limits;
 pub use monitor::MonitorAnswer;
 pub use options::Builder;

@@ -9,8 +9,12 @@ use std::{fmt, io};
 use nkeys::KeyPair;
 use tokio::runtime::{Builder as RuntimeBuilder, LocalOptions, LocalRuntime};
 
-use crate::auth::Users;
+use crate::auth::{Entry, Users};
+use crate::ending::{self, LameDuck};
 use crate::error::Error;
+use crate::in_process::{InProcess, InProcessError, InProcessOptions, Login, Pipe};
+use crate::limits::Limits;
+use crate::listen;
 #[cfg(feature = "monitor")]
 use crate::monitor::http::{self, Monitor};
 use crate::options::Builder;
@@ -18,6 +22,7 @@ use crate::shard::inbox::Envelope;
 use crate::shard::tasks;
 use crate::shared::Shared;
 use crate::stats::Stats;
+use crate::transport::pipe::{End, pipe};
 
 /// A NATS server in this process. Dropping it shuts it down.
 pub struct Server {
@@ -116,6 +121,44 @@ impl Server {
                 .all(|thread| !thread.is_finished())
     }
 
+    /// Opens a connection inside this process: no socket, but everything a client over TCP is told and held to.
+    ///
+    /// Needs a runtime, which reads the connection. Cancel-safe: dropped, the connection ends.
+    ///
+    /// # Errors
+    /// [`InProcessError::Refused`] with the server's words, [`InProcessError::Identity`] and
+    /// [`InProcessError::Seed`] for what the options say.
+    pub async fn connect_in_process(&self, options: InProcessOptions) -> Result<InProcess, InProcessError> {
+        let trusted = match &options.login {
+            Login::Trusted { permissions, account } => {
+                Some(Arc::new(Entry::trusted(&options.name, permissions.clone(), account)?))
+            }
+            _ => None,
+        };
+        InProcess::connect(self.pipe(trusted)?, &options).await
+    }
+
+    /// The same as bytes, for clients that speak NATS themselves: they read and write it like a socket. They say CONNECT
+    /// with a credential, as over TCP.
+    ///
+    /// # Errors
+    /// [`InProcessError::Refused`] when there are too many connections, or the server is shut down.
+    pub fn open_pipe(&self) -> Result<Pipe, InProcessError> {
+        self.pipe(None).map(Pipe::new)
+    }
+
+    fn pipe(&self, trusted: Option<Arc<Entry>>) -> Result<End, InProcessError> {
+        let refused = |text: &str| InProcessError::Refused(text.into());
+        if self.shared.is_lame_duck() {
+            return Err(refused("it is shut down, or about to be"));
+        }
+        let (near, far) = pipe();
+        if !listen::admit_pipe(&self.shared, far, trusted) {
+            return Err(refused("maximum connections exceeded"));
+        }
+        Ok(near)
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -125,19 +168,59 @@ impl Server {
         Stats::of(&self.shared)
     }
 
+    /// Ends the server gently: closes the listeners, tells the clients (INFO with `ldm`) so that they look for another
+    /// server by themselves, then closes them one after the other and ends. Returns at once; [`wait`](Self::wait) returns
+    /// at the end. [`shutdown`](Self::shutdown) makes it short. Called again it does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Start`] if the system gives no thread to keep time; the listeners are closed then, and a shutdown is what
+    /// is left to do.
+    pub fn lame_duck(&self, how: LameDuck) -> Result<(), Error> {
+        if !self.shared.begin_lame_duck() {
+            return Ok(());
+        }
+        tracing::info!("closing the listeners; clients are told and then sent away");
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new()
+            .name("ostler-lame-duck".into())
+            .spawn(move || ending::send_all_away(&shared, how))
+            .map_err(Error::Start)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+
+    /// Waits until the server ended, by [`shutdown`](Self::shutdown), as a lame duck or because its threads failed. Blocks;
+    /// in async code call it from `spawn_blocking`.
+    pub fn wait(&self) {
+        self.shared.ending.wait();
+    }
+
+    /// Puts other limits in force, for live connections too: a client that understands it is told of another
+    /// `max_payload`. Connections and subscriptions beyond a lowered maximum stay; `auth_timeout` is for those to come.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for limits that cannot be; nothing was changed.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
+        limits.check()?;
+        self.shared.set_limits(limits);
+        Ok(())
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        (*self.shared.limits()).clone()
+    }
+
     /// Ends the server: stops accepting, sends what waits for the clients, closes them, joins the threads.
     ///
     /// Blocks until then, for at most about two seconds: clients that do not fetch their bytes lose them. Called again
     /// it does nothing. In async code call it from `spawn_blocking`.
     pub fn shutdown(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         if threads.is_empty() {
             return;
         }
-        for shard in &self.shared.shards {
-            shard.inbox.push(Envelope::Shutdown);
-        }
+        self.shared.stop();
         #[cfg(feature = "monitor")]
         drop(self.http.lock().unwrap_or_else(PoisonError::into_inner).take());
         for thread in threads {
@@ -162,6 +245,9 @@ fn start_shard(
 ) -> io::Result<JoinHandle<()>> {
     let (ready_tx, ready_rx) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("ostler-bus-{index}")).spawn(move || {
+        let ending = Arc::clone(&shared);
+        // Left when everything else of this thread is gone.
+        let _serving = ending.ending.enter();
         // A local runtime cannot be sent: it is made in the thread that it lives in.
         match make_runtime(listener) {
             Ok((runtime, listener)) => {

@@ -2,17 +2,18 @@
 //! connection.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::accounts::Accounts;
 use crate::auth::{Entry, Users};
+use crate::ending::{Doors, Ending};
 use crate::limits::Limits;
 use crate::monitor::varz;
 use crate::options::Builder;
-use crate::shard::inbox::Inbox;
+use crate::shard::inbox::{Envelope, Inbox};
 use crate::stats::ShardCounters;
 use crate::time::Moment;
 
@@ -24,7 +25,8 @@ pub(crate) struct Shared {
     pub(crate) server_id: String,
     pub(crate) server_name: String,
     pub(crate) listen: SocketAddr,
-    pub(crate) limits: Limits,
+    /// Swapped whole; each shard holds those that it was told of last.
+    limits: RwLock<Arc<Limits>>,
     pub(crate) users: Users,
     /// Who everybody is, where that was allowed.
     anonymous: Option<Arc<Entry>>,
@@ -46,6 +48,9 @@ pub(crate) struct Shared {
     no_auth_user: Option<String>,
     /// One permit per hash that may be computed: they take a whole core for a tenth of a second each.
     pub(crate) hashing: Semaphore,
+    pub(crate) ending: Ending,
+    pub(crate) doors: watch::Sender<Doors>,
+    event_ids: AtomicU64,
 }
 
 /// How to reach a shard from outside of it.
@@ -68,7 +73,7 @@ impl Shared {
             server_id,
             server_name: options.server_name.clone(),
             listen,
-            limits: options.limits.clone(),
+            limits: RwLock::new(Arc::new(options.limits.clone())),
             users: options.users.clone(),
             anonymous: options.allow_anonymous.then(|| Arc::new(Entry::anonymous())),
             strict_messages: options.strict_messages,
@@ -83,6 +88,9 @@ impl Shared {
             accounts: Accounts::new(&options.system_account),
             no_auth_user: options.no_auth_user.clone(),
             hashing: Semaphore::new(hashes_at_a_time()),
+            ending: Ending::default(),
+            doors: watch::Sender::new(Doors::Open),
+            event_ids: AtomicU64::new(1),
         }
     }
 
@@ -97,13 +105,41 @@ impl Shared {
 
     /// Takes in one more connection, unless there are too many: returns the shard with the fewest.
     pub(crate) fn admit(&self) -> Option<usize> {
-        let loads = || self.shards.iter().map(|shard| shard.connections.load(Ordering::Acquire));
-        if loads().sum::<usize>() >= self.limits.connections_max {
+        if self.connections() >= self.limits().connections_max {
             return None;
         }
-        let (shard, _) = loads().enumerate().min_by_key(|(_, load)| *load)?;
+        let shard = (0..self.shards.len()).min_by_key(|shard| self.connections_of(*shard))?;
         self.shards[shard].connections.fetch_add(1, Ordering::AcqRel);
         Some(shard)
+    }
+
+    /// Connections, those on their way to their shard included.
+    pub(crate) fn connections(&self) -> usize {
+        (0..self.shards.len()).map(|shard| self.connections_of(shard)).sum()
+    }
+
+    pub(crate) fn connections_of(&self, shard: usize) -> usize {
+        self.shards[shard].connections.load(Ordering::Acquire)
+    }
+
+    /// The limits in force. For whoever comes seldom; a shard has its own copy.
+    pub(crate) fn limits(&self) -> Arc<Limits> {
+        Arc::clone(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other limits in force and has every shard apply them.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let limits = Arc::new(limits);
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&limits);
+        for shard in &self.shards {
+            shard.inbox.set_bytes_max(limits.pending_bytes_max);
+            shard.inbox.push(Envelope::LimitsChanged);
+        }
+    }
+
+    /// The number of a system event.
+    pub(crate) fn next_event_id(&self) -> u64 {
+        self.event_ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A connection that was admitted ended.

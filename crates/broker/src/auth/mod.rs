@@ -51,6 +51,8 @@ pub(crate) struct Entry {
     pub(crate) access: Arc<Access>,
     /// Of the hash of its credential; 0 without one.
     hash_cost: u32,
+    /// This process vouches for it: it is none of the set's.
+    is_trusted: bool,
 }
 
 impl Entry {
@@ -70,7 +72,24 @@ impl Entry {
             Some(hash) => hashed::check(&identity.name, hash)?,
             None => 0,
         };
-        Ok(Self { identity, access: Arc::new(access), hash_cost })
+        Ok(Self { identity, access: Arc::new(access), hash_cost, is_trusted: false })
+    }
+
+    /// Who a connection of this process is, without a proof.
+    pub(crate) fn trusted(
+        name: &str,
+        permissions: Permissions,
+        account: &str,
+    ) -> Result<Self, InvalidIdentity> {
+        // A credential that is never looked at.
+        let credential = Credential::Token("-".into());
+        let name = if name.is_empty() { "in-process" } else { name };
+        let entry = Self::new(Identity::new(name, credential, permissions).account(account))?;
+        Ok(Self { is_trusted: true, ..entry })
+    }
+
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_trusted
     }
 
     /// Who a connection without a credential is, where that was allowed.
@@ -79,7 +98,7 @@ impl Entry {
         let access = Access::compile(&permissions).expect("`>` is a filter");
         // A name that `Users::set` refuses, and a credential that is never looked at.
         let identity = Identity::new("", Credential::Token(String::new()), permissions);
-        Self { identity, access: Arc::new(access), hash_cost: 0 }
+        Self { identity, access: Arc::new(access), hash_cost: 0, is_trusted: false }
     }
 
     /// Whether who proved to be the one proved to be the other.

@@ -35,6 +35,8 @@ pub(crate) struct Conn {
     pub(crate) account: usize,
     /// A CONNECT that is being checked; nothing is read until it is known who this is.
     pub(crate) pending: Option<Box<PendingConnect>>,
+    /// Whom it claimed to be without proving it.
+    pub(crate) claim: Option<Box<str>>,
     /// A valid CONNECT came. Without credentials a client may speak earlier.
     pub(crate) is_connected: bool,
     pub(crate) says: Says,
@@ -125,6 +127,7 @@ impl Conn {
             entry: None,
             account: 0,
             pending: None,
+            claim: None,
             says: Says::default(),
             is_connected: false,
             subscriptions: HashMap::new(),
@@ -149,6 +152,11 @@ impl Conn {
             was_pinged: false,
             was_ponged: false,
         }
+    }
+
+    /// Whether this process vouches for it.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.entry.as_ref().is_some_and(|entry| entry.is_trusted())
     }
 
     /// Whether this client may publish to `subject`.

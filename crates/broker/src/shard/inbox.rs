@@ -3,7 +3,6 @@
 //! A sender collects a whole read batch before it pushes, and only the push that finds the inbox empty wakes the
 //! shard: one wake per batch, not per message.
 
-use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +11,7 @@ use tokio::sync::Notify;
 use super::look::Question;
 use super::message::Msg;
 use crate::link::Subscription;
+use crate::listen::Incoming;
 
 /// An inbox is full at this fraction of `max_pending`: publishers are then not read, each having added at most the
 /// batch it had read already. All of an inbox may be for one subscriber, and must not carry it from "not yet stalled"
@@ -20,14 +20,20 @@ const FULL_FRACTION: usize = 8;
 
 /// One thing left for a shard.
 pub(crate) enum Envelope {
-    /// A connection that the listener gave to this shard.
-    Connection(TcpStream, SocketAddr),
+    /// A connection that was given to this shard.
+    Connection(Box<Incoming>),
     /// Messages published in another shard.
     Batch(Batch),
     /// An identity was changed or removed.
     UsersChanged,
     /// Somebody wants to know what the shard holds.
     Question(Question),
+    /// Other limits are in force.
+    LimitsChanged,
+    /// Nobody new is let in, and the clients are to be told that the server will end.
+    LameDuck,
+    /// So many connections are to be closed.
+    SendAway(usize),
     /// The server ends.
     Shutdown,
 }
@@ -37,14 +43,14 @@ impl Envelope {
     fn len_bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.len_bytes(),
-            Self::Connection(..) | Self::UsersChanged | Self::Question(_) | Self::Shutdown => 0,
+            Self::Connection(_) | Self::UsersChanged | Self::LimitsChanged | Self::LameDuck | Self::SendAway(_) | Self::Question(_) | Self::Shutdown => 0,
         }
     }
 }
 
 /// A shard's letter box. A std mutex, held for a push or a swap.
 pub(crate) struct Inbox {
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
     waiting: Mutex<Vec<Envelope>>,
     bytes: AtomicUsize,
     arrived: Notify,
@@ -54,12 +60,18 @@ pub(crate) struct Inbox {
 impl Inbox {
     pub(crate) fn new(pending_bytes_max: usize) -> Self {
         Self {
-            bytes_max: pending_bytes_max / FULL_FRACTION,
+            bytes_max: AtomicUsize::new(pending_bytes_max / FULL_FRACTION),
             waiting: Mutex::default(),
             bytes: AtomicUsize::new(0),
             arrived: Notify::new(),
             drained: Notify::new(),
         }
+    }
+
+    /// Applies another `max_pending`.
+    pub(crate) fn set_bytes_max(&self, pending_bytes_max: usize) {
+        self.bytes_max.store(pending_bytes_max / FULL_FRACTION, Ordering::Release);
+        self.drained.notify_waiters();
     }
 
     pub(crate) fn push(&self, envelope: Envelope) {
@@ -90,7 +102,7 @@ impl Inbox {
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.bytes.load(Ordering::Acquire) > self.bytes_max
+        self.bytes.load(Ordering::Acquire) > self.bytes_max.load(Ordering::Relaxed)
     }
 
     /// Waits until the shard emptied its inbox. Cancel-safe.
@@ -162,6 +174,7 @@ impl Batch {
                 reply: packed.reply.map(&mut take),
                 header_len: packed.header,
                 body_crlf: take(packed.body_crlf),
+                tail: None,
                 frame: None,
             };
             let (mine, rest) = targets.split_at(packed.targets);
@@ -177,7 +190,7 @@ mod tests {
 
     fn batch(bytes: usize) -> Envelope {
         let body = vec![b'x'; bytes];
-        let message = Msg { subject: b"", reply: None, header_len: None, body_crlf: &body, frame: None };
+        let message = Msg { subject: b"", reply: None, header_len: None, body_crlf: &body, tail: None, frame: None };
         let mut batch = Batch::default();
         batch.push(&message, &[]);
         Envelope::Batch(batch)

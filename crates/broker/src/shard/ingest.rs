@@ -165,7 +165,7 @@ impl Shard {
 
     /// Executes every whole operation in `data` and keeps the rest.
     pub(super) fn ingest(&mut self, link: &Link, mut data: &[u8]) {
-        let limits = self.shared.limits.codec();
+        let limits = self.limits.codec();
         if let Some(conn) = self.conn(link)
             && !conn.partial.is_empty()
         {
@@ -181,7 +181,7 @@ impl Shard {
             let bytes: &[u8] = owned.as_deref().unwrap_or(&kept);
             match parse_client(bytes, &limits) {
                 Ok(Parsed::Op { op, consumed }) if consumed == bytes.len() => {
-                    if !self.execute(link, op, owned.as_ref()) {
+                    if !self.execute(link, op, bytes, owned.as_ref()) {
                         return self.put_aside(link, data);
                     }
                 }
@@ -194,7 +194,7 @@ impl Shard {
             }
             match parse_client(data, &limits) {
                 Ok(Parsed::Op { op, consumed }) => {
-                    let goes_on = self.execute(link, op, None);
+                    let goes_on = self.execute(link, op, &data[..consumed], None);
                     data = &data[consumed..];
                     if !goes_on {
                         return self.put_aside(link, data);
@@ -214,7 +214,7 @@ impl Shard {
 
     /// Moves bytes from `data` to the partial frame until it is whole; returns it then.
     fn complete_partial(&mut self, link: &Link, data: &mut &[u8]) -> Option<BytesMut> {
-        let limits = self.shared.limits.codec();
+        let limits = self.limits.codec();
         loop {
             let conn = self.conn(link)?;
             let have = conn.partial.len();
@@ -272,10 +272,10 @@ impl Shard {
     }
 
     /// Executes one operation; returns whether the connection is there for the next.
-    fn execute(&mut self, link: &Link, op: ClientOp<'_>, frame: Option<&Bytes>) -> bool {
+    fn execute(&mut self, link: &Link, op: ClientOp<'_>, bytes: &[u8], frame: Option<&Bytes>) -> bool {
         let slot = link.slot;
         match op {
-            ClientOp::Pub(publish) => return self.publish(slot, &publish, frame),
+            ClientOp::Pub(publish) => return self.publish(slot, &publish, bytes, frame),
             ClientOp::Ping => self.pong(slot),
             ClientOp::Pong => {
                 if let Some(conn) = self.at(slot) {
@@ -319,7 +319,7 @@ impl Shard {
     }
 
     fn subscribe(&mut self, slot: usize, filter: &[u8], queue: Option<&[u8]>, sid: &[u8]) {
-        let subscriptions_max = self.shared.limits.subscriptions_max;
+        let subscriptions_max = self.limits.subscriptions_max;
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return;
         };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::ingest::Next;
 use super::routes::Routes;
 use super::timers::Due;
-use super::{End, FIRST_PING, Shard};
+use super::{End, FIRST_PING, Shard, events};
 use crate::auth::{Challenge, Entry, Standing, Verdict};
 use crate::connect::Connect;
 use crate::link::Link;
@@ -34,7 +34,7 @@ impl Shard {
     }
 
     /// Where the routes of an account are.
-    fn place_of_account(&mut self, name: &str) -> usize {
+    pub(super) fn place_of_account(&mut self, name: &str) -> usize {
         if let Some(place) = self.routes.iter().position(|routes| *routes.account().name == *name) {
             return place;
         }
@@ -52,13 +52,15 @@ impl Shard {
         };
         // Accounts are given, not chosen; a client that asks for one must not believe that it got it.
         if !connect.account.is_empty() {
-            return self.refuse_identity(slot);
+            return self.refuse_claim(slot, &connect);
         }
         let shared = &self.shared;
         let anonymous = shared
             .anonymous()
             .filter(|entry| !connect.gives_credential() || (entry.is_anonymous() && shared.users.is_empty()));
-        let verdict = match anonymous {
+        // Who is vouched for stays who it is.
+        let trusted = conn.entry.clone().filter(|entry| entry.is_trusted());
+        let verdict = match trusted.or(anonymous) {
             Some(entry) => Verdict::Known(entry),
             None => shared.users.authenticate(&connect, &conn.nonce),
         };
@@ -68,7 +70,7 @@ impl Shard {
                 let pending = PendingConnect { connect, challenge: Some(challenge), rest: Vec::new() };
                 conn.pending = Some(Box::new(pending));
             }
-            Verdict::Refused => self.refuse_identity(slot),
+            Verdict::Refused => self.refuse_claim(slot, &connect),
         }
     }
 
@@ -102,7 +104,7 @@ impl Shard {
                 self.log_in(link.slot, &pending.connect, entry);
                 self.ingest(link, &pending.rest);
             }
-            None => self.refuse_identity(link.slot),
+            None => self.refuse_claim(link.slot, &pending.connect),
         }
         self.flush();
         self.must_wait(link).unwrap_or(Next::Yield)
@@ -132,15 +134,26 @@ impl Shard {
         conn.about = connect.about();
         conn.entry = Some(entry);
         conn.forget_verdicts();
+        let conn_is_socket = conn.stream.as_pipe().is_none();
         let id = conn.link.id;
         self.stats.subscriptions -= dropped.len() as u64;
         self.routes[left].account().unsubscribe(&dropped);
         self.acknowledge(slot);
-        if is_first {
+        self.note_login(slot);
+        // The other end of a pipe cannot be gone without being missed.
+        if is_first && conn_is_socket {
             let jitter = 1.0 + 0.2 * self.random.f32();
-            let first = FIRST_PING.mul_f32(jitter).min(self.shared.limits.ping_interval);
+            let first = FIRST_PING.mul_f32(jitter).min(self.limits.ping_interval);
             self.remind(Instant::now() + first, Due::Ping, slot, id);
         }
+    }
+
+    fn refuse_claim(&mut self, slot: usize, connect: &Connect) {
+        if let Some(conn) = self.at(slot) {
+            conn.about = connect.about();
+            conn.claim = Some(events::claim(connect));
+        }
+        self.refuse_identity(slot);
     }
 
     pub(super) fn refuse_identity(&mut self, slot: usize) {

@@ -11,6 +11,8 @@ pub(crate) struct Msg<'a> {
     pub(crate) header_len: Option<usize>,
     /// Headers, payload and the line end: forwarding copies it in one piece.
     pub(crate) body_crlf: &'a [u8],
+    /// All that follows the subject and the sid in `MSG` or `HMSG`, if it came in one piece; ends with `body_crlf`.
+    pub(crate) tail: Option<&'a [u8]>,
     /// The buffer that owns `body_crlf`, if it is a large frame of its own: subscribers then share it uncopied.
     pub(crate) frame: Option<&'a Bytes>,
 }

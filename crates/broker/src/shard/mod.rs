@@ -15,7 +15,9 @@
 //! Failures: a connection that breaks a rule is told (if there are words for it), taken out at once and its socket
 //! drained by a task of its own, so that the words arrive. A slow consumer is cut off without a word.
 
+mod changes;
 mod conn;
+mod events;
 pub(crate) mod inbox;
 mod ingest;
 mod login;
@@ -41,14 +43,17 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use self::conn::Conn;
+use self::events::Event;
 use self::inbox::{Batch, Envelope};
 use self::look::Ended;
 use self::outbound::Pool;
 use self::routes::Routes;
 use self::timers::{Due, Timers};
-use crate::auth::{Entry, Standing};
+use crate::auth::Entry;
 use crate::connect::{CLAIMED_VERSION, Info};
+use crate::limits::Limits;
 use crate::link::Link;
+use crate::listen::{Carrier, Incoming};
 use crate::shared::Shared;
 use crate::snapshot::CloseReason;
 use crate::stats::Stats;
@@ -65,6 +70,8 @@ const FIRST_PING: Duration = Duration::from_secs(2);
 pub(crate) struct Shard {
     index: usize,
     shared: Arc<Shared>,
+    /// Those in force, as of the last word of changed ones.
+    limits: Arc<Limits>,
     conns: Vec<Option<Box<Conn>>>,
     free: Vec<usize>,
     /// By account, that of everybody first. A connection holds the place of its own.
@@ -88,6 +95,10 @@ pub(crate) struct Shard {
     stats: Stats,
     /// Connections that ended, for whoever asks.
     ended: Ended,
+    /// Messages of the server, to be delivered at the end of the batch.
+    events: Vec<Event>,
+    /// Documents that are being gathered for system users.
+    gathering: usize,
     /// When this batch began.
     now: Instant,
     /// Sockets being drained after their connection ended; shutdown waits for them.
@@ -125,11 +136,13 @@ impl Shard {
         let users_seen = shared.users.generation();
         let routes = vec![Routes::new(Arc::clone(shared.accounts.global()))];
         let ended = Ended::new(shared.closed_connections_max / shared.shards.len().max(1));
-        let flush_early_bytes = FLUSH_EARLY_BYTES.min(shared.limits.pending_bytes_max / 2);
+        let limits = shared.limits();
+        let flush_early_bytes = flush_early_bytes(&limits);
         Rc::new_cyclic(|myself| {
             RefCell::new(Self {
                 index,
                 shared,
+                limits,
                 conns: Vec::new(),
                 free: Vec::new(),
                 routes,
@@ -145,6 +158,8 @@ impl Shard {
                 random: fastrand::Rng::new(),
                 stats: Stats::default(),
                 ended,
+                events: Vec::new(),
+                gathering: 0,
                 now: Instant::now(),
                 draining: Rc::default(),
                 myself: myself.clone(),
@@ -152,25 +167,53 @@ impl Shard {
         })
     }
 
-    /// Takes over a connection: sends INFO and starts its task.
-    fn open(&mut self, stream: Transport, peer: SocketAddr) {
+    /// Takes a connection into its runtime.
+    fn take_over(&mut self, incoming: Incoming) {
+        let peer = incoming.peer;
+        let stream = match incoming.carrier {
+            Carrier::Pipe(pipe) => Ok(Transport::Pipe(pipe)),
+            Carrier::Client(stream) => TcpStream::from_std(stream).map(|stream| {
+                // Small answers must not wait for an acknowledgement; a socket that refuses this works all the same.
+                let _ = stream.set_nodelay(true);
+                Transport::Tcp(stream)
+            }),
+        };
+        match stream {
+            Ok(stream) => self.open(stream, peer, incoming.trusted),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "cannot take over a connection");
+                self.shared.dismiss(self.index);
+            }
+        }
+    }
+
+    /// Begins a connection: sends INFO and starts its task. `trusted` is who it is, if that needs no proof.
+    fn open(&mut self, stream: Transport, peer: SocketAddr, trusted: Option<Arc<Entry>>) {
         let now = Instant::now();
         let slot = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
             self.conns.len() - 1
         });
         let link = Arc::new(Link::new(self.shared.next_client_id(), self.index, slot));
-        let nonce = if self.shared.needs_nonce() { fresh_nonce() } else { String::new() };
-        let conn = Conn::new(Arc::clone(&link), Rc::new(stream), peer, nonce, now);
+        let must_prove = trusted.is_none() && self.shared.auth_required();
+        let nonce = if trusted.is_none() && self.shared.needs_nonce() { fresh_nonce() } else { String::new() };
+        let mut conn = Conn::new(Arc::clone(&link), Rc::new(stream), peer, nonce, now);
+        if let Some(entry) = trusted {
+            conn.account = self.place_of_account(&entry.identity.account);
+            conn.entry = Some(entry);
+        }
         let info = self.info(&conn, false);
         let stream = Rc::clone(&conn.stream);
+        let is_known = conn.entry.is_some();
         self.conns[slot] = Some(Box::new(conn));
-        self.welcome(slot);
+        if !is_known {
+            self.welcome(slot);
+        }
         self.stats.connections += 1;
         self.stats.connections_total += 1;
         self.send_with(slot, |out| write_info(out, info.as_bytes()));
-        if self.shared.auth_required() {
-            self.remind(now + self.shared.limits.auth_timeout, Due::Auth, slot, link.id);
+        if must_prove {
+            self.remind(now + self.limits.auth_timeout, Due::Auth, slot, link.id);
         }
         if let Some(myself) = self.myself.upgrade() {
             tokio::task::spawn_local(tasks::serve(myself, link, stream));
@@ -188,11 +231,12 @@ impl Shard {
             host: shared.listen.ip(),
             port: shared.listen.port(),
             headers: true,
-            max_payload: shared.limits.payload_bytes_max,
+            max_payload: self.limits.payload_bytes_max,
             client_id: conn.link.id,
             client_ip: conn.peer.ip(),
-            auth_required: shared.auth_required(),
+            auth_required: shared.auth_required() && !conn.is_trusted(),
             nonce: Some(conn.nonce.as_str()).filter(|nonce| !nonce.is_empty()),
+            ldm: shared.is_lame_duck(),
             connect_info,
             remote_account: connect_info.then_some(&*account.name),
             acc_is_sys: connect_info && Arc::ptr_eq(account, shared.accounts.system()),
@@ -240,7 +284,7 @@ impl Shard {
     fn bound(&mut self, slot: usize) {
         self.write(slot);
         let (stall_bytes, pending_bytes_max) =
-            (self.shared.limits.stall_bytes(), self.shared.limits.pending_bytes_max);
+            (self.limits.stall_bytes(), self.limits.pending_bytes_max);
         let Some(conn) = self.at(slot) else {
             return;
         };
@@ -279,11 +323,12 @@ impl Shard {
             self.stats.stale_connections += 1;
         }
         self.ended.remember(&conn, slot, reason, Instant::now());
+        self.note_end(&conn, reason, is_serving);
         tracing::debug!(client = conn.link.id, peer = %conn.peer, reason = reason.as_str(), "connection ended");
         match end {
             // Clients that fill their backlog, break a rule and come back would pile these up.
             _ if is_serving
-                && self.draining.bytes() + conn.outbound.len() > self.shared.limits.pending_bytes_max =>
+                && self.draining.bytes() + conn.outbound.len() > self.limits.pending_bytes_max =>
             {
                 conn.stream.cut();
             }
@@ -315,6 +360,18 @@ impl Shard {
 
     /// Ends a batch: writes what it left for connections and shards, and lays the counters open.
     fn flush(&mut self) {
+        loop {
+            self.deliver_events();
+            self.write_all();
+            // A client that could not be written to ended, and its end is an event.
+            if self.events.is_empty() {
+                break;
+            }
+        }
+        self.shared.shards[self.index].counters.publish(&self.stats);
+    }
+
+    fn write_all(&mut self) {
         // Other shards first: they work while this one writes, and whoever sees a message of a batch may rely on it that
         // the whole batch is on its way, also before a shutdown that it asks for.
         for (shard, outbox) in self.outboxes.iter_mut().enumerate() {
@@ -330,7 +387,6 @@ impl Shard {
                 self.write(slot);
             }
         }
-        self.shared.shards[self.index].counters.publish(&self.stats);
     }
 
     /// Writes until nothing waits or the socket takes no more; then a task waits for the socket.
@@ -361,7 +417,7 @@ impl Shard {
 
     /// The socket of `link` may take bytes again. Returns the backlog if it must still be waited for.
     fn write_again(&mut self, link: &Link) -> Option<(u64, usize)> {
-        let stall_bytes = self.shared.limits.stall_bytes();
+        let stall_bytes = self.limits.stall_bytes();
         let conn = self.conns.get_mut(link.slot)?.as_deref_mut()?;
         if conn.link.id != link.id {
             return None;
@@ -391,7 +447,7 @@ impl Shard {
     fn tick(&mut self, now: Instant) -> Option<Instant> {
         self.now = now;
         while let Some(timers::Entry { due, slot, id }) = self.timers.pop_due(now) {
-            let limits = &self.shared.limits;
+            let limits = &self.limits;
             let (ping_interval, pings_out_max) = (limits.ping_interval, limits.pings_out_max);
             let Some(conn) = self.at(slot).filter(|conn| conn.link.id == id) else {
                 continue;
@@ -422,57 +478,6 @@ impl Shard {
         self.timers.next()
     }
 
-    /// Applies changed identities to live connections. Called before anything of a batch is judged.
-    fn check_identities(&mut self) {
-        let generation = self.shared.users.generation();
-        if generation == self.users_seen {
-            return;
-        }
-        self.users_seen = generation;
-        for slot in 0..self.conns.len() {
-            let Some(entry) = self.at(slot).and_then(|conn| conn.entry.clone()) else {
-                continue;
-            };
-            if entry.is_anonymous() {
-                continue;
-            }
-            match self.shared.users.standing(&entry) {
-                Standing::Unchanged => {}
-                Standing::Revoked => {
-                    let told = End::Told("Authorization Violation");
-                    self.close_because(slot, told, CloseReason::CredentialsRevoked);
-                }
-                Standing::Changed(entry) => self.apply_permissions(slot, entry),
-            }
-        }
-    }
-
-    fn apply_permissions(&mut self, slot: usize, entry: Arc<Entry>) {
-        let Some(conn) = self.conns[slot].as_deref_mut() else {
-            return;
-        };
-        let (access, account) = (Arc::clone(&entry.access), conn.account);
-        conn.entry = Some(entry);
-        conn.forget_verdicts();
-        let mut ended = Vec::new();
-        conn.subscriptions.retain(|_, subscription| {
-            let stays = access.subscribe.permits_filter(&subscription.filter, subscription.queue.as_deref());
-            subscription.set_partly_denied(access.subscribe.denies_part_of(&subscription.filter));
-            if !stays {
-                ended.push(Arc::clone(subscription));
-            }
-            stays
-        });
-        self.stats.subscriptions -= ended.len() as u64;
-        self.routes[account].account().unsubscribe(&ended);
-        for subscription in ended {
-            self.complain(
-                slot,
-                &ingest::subscribe_violation(&subscription.filter, subscription.queue.as_deref()),
-            );
-        }
-    }
-
     /// Takes in what other threads left; returns whether the server goes on.
     fn receive(&mut self, envelopes: Vec<Envelope>) -> bool {
         self.now = Instant::now();
@@ -480,18 +485,7 @@ impl Shard {
         let mut goes_on = true;
         for envelope in envelopes {
             match envelope {
-                Envelope::Connection(stream, peer) => match TcpStream::from_std(stream) {
-                    Ok(stream) => {
-                        // Small answers must not wait for an acknowledgement; a socket that refuses this works all
-                        // the same.
-                        let _ = stream.set_nodelay(true);
-                        self.open(Transport::Tcp(stream), peer);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%peer, %error, "cannot take over a connection");
-                        self.shared.dismiss(self.index);
-                    }
-                },
+                Envelope::Connection(incoming) => self.take_over(*incoming),
                 Envelope::Batch(batch) => batch.unpack(|message, targets| {
                     let mut shared_body = None;
                     for target in targets {
@@ -500,6 +494,9 @@ impl Shard {
                 }),
                 Envelope::UsersChanged => {}
                 Envelope::Question(question) => self.answer(question),
+                Envelope::LimitsChanged => self.apply_limits(),
+                Envelope::LameDuck => self.announce_lame_duck(),
+                Envelope::SendAway(portion) => self.send_away(portion),
                 Envelope::Shutdown => goes_on = false,
             }
         }
@@ -509,11 +506,16 @@ impl Shard {
 
     /// Ends every connection; what waits for them is sent by their drains.
     fn close_all(&mut self) {
+        self.note_shutdown();
         for slot in 0..self.conns.len() {
             self.close(slot, End::Quiet);
         }
         self.flush();
     }
+}
+
+fn flush_early_bytes(limits: &Limits) -> usize {
+    FLUSH_EARLY_BYTES.min(limits.pending_bytes_max / 2)
 }
 
 /// Writes until nothing waits or the socket takes no more; returns whether nothing waits.

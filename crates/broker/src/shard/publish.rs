@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use ostler_broker_proto::codec::Decimal;
+use ostler_broker_proto::codec::{Decimal, tail_of};
 use ostler_broker_proto::{Publish, headers, subject};
 use serde_json::json;
 
+use super::conn::Conn;
 use super::ingest::SHARE_BYTES_MIN;
 use super::message::Msg;
+use super::outbound::Pool;
 use super::{End, Shard};
 use crate::link::{Delivery, Subscription};
 use crate::snapshot::CloseReason;
@@ -27,12 +29,56 @@ fn check_readable(publish: &Publish<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Appends a message whose line must be made anew: large, written unusually, or for a client that takes no headers.
+/// Returns the bytes of its headers and payload.
+fn append_in_pieces(
+    conn: &mut Conn,
+    pool: &mut Pool,
+    target: &Subscription,
+    message: &Msg<'_>,
+    shared_body: &mut Option<Bytes>,
+    to_several: bool,
+) -> usize {
+    let headers = message.header_len.filter(|_| conn.says.headers);
+    // A client that did not declare headers gets the payload alone.
+    let skipped = if headers.is_none() { message.header_len.unwrap_or(0) } else { 0 };
+    let body = &message.body_crlf[skipped..];
+    let size = Decimal::new(body.len() - 2);
+    let header_size = Decimal::new(headers.unwrap_or(0));
+    let verb: &[u8] = if headers.is_some() { b"HMSG " } else { b"MSG " };
+    let (header_size, header_gap): (&[u8], &[u8]) =
+        if headers.is_some() { (header_size.as_bytes(), b" ") } else { (b"", b"") };
+    let (reply, reply_gap): (&[u8], &[u8]) = message.reply.map_or((b"", b""), |reply| (reply, b" "));
+    let (subject, sid, size) = (message.subject, target.spaced_sid(), size.as_bytes());
+    let is_shared = body.len() >= SHARE_BYTES_MIN && (message.frame.is_some() || to_several);
+    let copied = if is_shared { &[] } else { body };
+    conn.outbound
+        .append(pool, [verb, subject, sid, reply, reply_gap, header_size, header_gap, size, b"\r\n", copied]);
+    if is_shared {
+        conn.outbound.append_shared(match message.frame {
+            Some(frame) => frame.slice_ref(body),
+            None => {
+                shared_body.get_or_insert_with(|| Bytes::copy_from_slice(message.body_crlf)).slice(skipped..)
+            }
+        });
+    }
+    body.len() - 2
+}
+
 /// A client asks who it is; clients rely on it.
 const USER_INFO: &[u8] = b"$SYS.REQ.USER.INFO";
 
 impl Shard {
     /// Routes a message of the connection in `slot`; returns whether that is still there.
-    pub(super) fn publish(&mut self, slot: usize, publish: &Publish<'_>, frame: Option<&Bytes>) -> bool {
+    ///
+    /// `bytes` is the whole operation, and `frame` what owns it if that is a buffer of its own.
+    pub(super) fn publish(
+        &mut self,
+        slot: usize,
+        publish: &Publish<'_>,
+        bytes: &[u8],
+        frame: Option<&Bytes>,
+    ) -> bool {
         self.stats.in_msgs += 1;
         self.stats.in_bytes += publish.body.len() as u64;
         let Some(conn) = self.conns[slot].as_deref_mut() else {
@@ -76,9 +122,13 @@ impl Shard {
             reply: publish.reply,
             header_len: publish.header_len,
             body_crlf: publish.body_crlf,
+            tail: tail_of(bytes, publish),
             frame,
         };
-        let delivered = self.route(slot, says.echo, &message);
+        let mut delivered = self.route(slot, says.echo, &message);
+        if publish.subject.first() == Some(&b'$') {
+            delivered |= self.answer_system(slot, publish.subject, publish.reply, publish.payload());
+        }
         if !delivered
             && says.no_responders
             && let Some(reply) = publish.reply
@@ -130,7 +180,7 @@ impl Shard {
     }
 
     /// One member gets it: from a random start the first that can take it, one that lags behind only if all do.
-    fn deliver_to_group(
+    pub(super) fn deliver_to_group(
         &mut self,
         members: &[Arc<Subscription>],
         skipped: Option<u64>,
@@ -196,47 +246,20 @@ impl Shard {
             conn.expect_response(reply);
         }
 
-        let headers = message.header_len.filter(|_| conn.says.headers);
-        // A client that did not declare headers gets the payload alone.
-        let skipped = if headers.is_none() { message.header_len.unwrap_or(0) } else { 0 };
-        let body = &message.body_crlf[skipped..];
-        let size = Decimal::new(body.len() - 2);
-        let header_size = Decimal::new(headers.unwrap_or(0));
-        let verb: &[u8] = if headers.is_some() { b"HMSG " } else { b"MSG " };
-        let (header_size, header_gap): (&[u8], &[u8]) =
-            if headers.is_some() { (header_size.as_bytes(), b" ") } else { (b"", b"") };
-        let (reply, reply_gap): (&[u8], &[u8]) = message.reply.map_or((b"", b""), |reply| (reply, b" "));
-        let line = [
-            verb,
-            message.subject,
-            target.spaced_sid(),
-            reply,
-            reply_gap,
-            header_size,
-            header_gap,
-            size.as_bytes(),
-            b"\r\n",
-        ];
-        if body.len() >= SHARE_BYTES_MIN && (message.frame.is_some() || to_several) {
-            let shared = match message.frame {
-                Some(frame) => frame.slice_ref(body),
-                None => shared_body
-                    .get_or_insert_with(|| Bytes::copy_from_slice(message.body_crlf))
-                    .slice(skipped..),
-            };
-            conn.outbound.append(&mut self.pool, &line);
-            conn.outbound.append_shared(shared);
-        } else {
-            let [verb, subject, sid, reply, gap, header_size, header_gap, size, end] = line;
-            conn.outbound.append(
-                &mut self.pool,
-                &[verb, subject, sid, reply, gap, header_size, header_gap, size, end, body],
-            );
-        }
+        let sent = match message.tail {
+            Some(tail)
+                if tail.len() < SHARE_BYTES_MIN && (message.header_len.is_none() || conn.says.headers) =>
+            {
+                let verb: &[u8] = if message.header_len.is_some() { b"HMSG " } else { b"MSG " };
+                conn.outbound.append(&mut self.pool, [verb, message.subject, target.spaced_sid(), tail]);
+                message.body_crlf.len() - 2
+            }
+            _ => append_in_pieces(conn, &mut self.pool, target, message, shared_body, to_several),
+        };
         self.stats.out_msgs += 1;
-        self.stats.out_bytes += (body.len() - 2) as u64;
+        self.stats.out_bytes += sent as u64;
         conn.traffic.out_msgs += 1;
-        conn.traffic.out_bytes += (body.len() - 2) as u64;
+        conn.traffic.out_bytes += sent as u64;
         if !conn.is_dirty {
             conn.is_dirty = true;
             self.dirty.push(slot);
@@ -267,7 +290,7 @@ impl Shard {
             return;
         };
         let route = self.routes[account].get(subject, self.index);
-        let message = Msg { subject, reply: None, header_len, body_crlf, frame: None };
+        let message = Msg { subject, reply: None, header_len, body_crlf, tail: None, frame: None };
         for target in route.local.iter().filter(|target| target.link.slot == slot) {
             self.deliver(target, &message, &mut None, false);
         }
@@ -285,7 +308,8 @@ impl Shard {
         let permissions = &entry.identity.permissions;
         let rules = |rules: &crate::permissions::Rules| json!({ "allow": rules.allow, "deny": rules.deny });
         let mut data =
-            json!({ "user": entry.public_name().unwrap_or(&entry.identity.name), "account": "$G" });
+            json!({ "user": entry.public_name().unwrap_or(&entry.identity.name), "account": entry.identity.account,
+                "account_name": entry.identity.account });
         if !entry.is_anonymous() {
             data["permissions"] =
                 json!({ "publish": rules(&permissions.publish), "subscribe": rules(&permissions.subscribe) });

@@ -5,23 +5,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_broker_proto::codec::write_err;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{timeout, timeout_at};
 
-use super::inbox::Envelope;
 use super::ingest::Next;
 use super::outbound::{Outbound, Pool};
 use super::pace::Pace;
 use super::{End, Shard};
 use crate::auth::{Challenge, Entry};
 use crate::link::Link;
+use crate::monitor;
+use crate::listen;
 use crate::shared::Shared;
 use crate::snapshot::CloseReason;
 use crate::transport::Transport;
@@ -40,7 +39,7 @@ type Handle = Rc<RefCell<Shard>>;
 pub(crate) async fn run(index: usize, shared: Arc<Shared>, listener: Option<TcpListener>) {
     let shard = Shard::new(index, Arc::clone(&shared));
     let clock = tokio::task::spawn_local(keep_time(Rc::clone(&shard)));
-    let accepting = listener.map(|listener| tokio::task::spawn_local(accept(listener, Arc::clone(&shared))));
+    let accepting = listener.map(|listener| tokio::task::spawn_local(listen::accept(listener, Arc::clone(&shared))));
     loop {
         let envelopes = shared.shards[index].inbox.take().await;
         if !shard.borrow_mut().receive(envelopes) {
@@ -60,42 +59,11 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, listener: Option<TcpL
     let _ = timeout(SHUTDOWN_MAX, draining.until_none()).await;
 }
 
-/// Accepts connections and gives each to the shard that has the fewest.
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, mostly: it passes when somebody hangs up.
-                tracing::error!(%error, "cannot accept a connection; trying again");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let Some(shard) = shared.admit() else {
-            tracing::warn!(%peer, "maximum connections exceeded");
-            tokio::task::spawn_local(turn_away(stream));
-            continue;
-        };
-        hand_over(&shared, shard, stream, peer);
-    }
-}
-
-fn hand_over(shared: &Shared, shard: usize, stream: TcpStream, peer: SocketAddr) {
-    // The runtime of another thread cannot take a tokio stream; the way through std is the same for all.
-    match stream.into_std() {
-        Ok(stream) => shared.shards[shard].inbox.push(Envelope::Connection(stream, peer)),
-        Err(error) => {
-            tracing::warn!(%peer, %error, "cannot hand a connection over");
-            shared.dismiss(shard);
-        }
-    }
-}
-
-async fn turn_away(stream: TcpStream) {
+/// Sends the last words on a socket that no connection was made of.
+pub(crate) async fn say_last(stream: TcpStream, words: Vec<u8>) {
     let mut outbound = Outbound::default();
-    outbound.append_with(&mut Pool::default(), |out| write_err(out, "maximum connections exceeded"));
-    let _ = timeout(DRAIN_MAX, drain(&Transport::Tcp(stream), outbound)).await;
+    outbound.append(&mut Pool::default(), [&words]);
+    drain(&Transport::Tcp(stream), outbound).await;
 }
 
 /// Ends a connection when one of its tasks ends otherwise than it should: by a panic, which would leave the socket open
@@ -146,10 +114,7 @@ pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<
 
 /// Waits for bytes, and where the shard says so for others.
 async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
-    let (shared, stall_max) = {
-        let shard = shard.borrow();
-        (Arc::clone(&shard.shared), shard.shared.limits.stall_max)
-    };
+    let shared = Arc::clone(&shard.borrow().shared);
     loop {
         if stream.readable().await.is_err() {
             return shard.borrow_mut().close_of(&link);
@@ -167,6 +132,7 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
                 Next::Itself => link.until_released().await,
                 // Not reading is what holds the publisher back: its own socket fills up.
                 Next::Subscriber(subscriber) => {
+                    let stall_max = shard.borrow().limits.stall_max;
                     let _ = timeout(stall_max, subscriber.until_released()).await;
                 }
                 Next::Inbox(full) => shared.shards[full].inbox.until_drained().await,
@@ -175,6 +141,13 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
             next = shard.borrow_mut().read(&link, &stream);
         }
     }
+}
+
+/// Gathers a document that a user of the system account asked for.
+pub(super) async fn gather(shard: Handle, path: String, reply: Vec<u8>) {
+    let shared = Arc::clone(&shard.borrow().shared);
+    let document = monitor::answer(&shared, &path).await;
+    shard.borrow_mut().gathered(reply, &document);
 }
 
 /// Has a hash computed on a thread that serves nobody, when it is its turn. The time a client has to log in counts
@@ -189,7 +162,7 @@ async fn compute(shared: &Shared, link: &Link, challenge: Challenge) -> Option<A
 
 /// Waits for a socket that was full.
 async fn write_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
-    let write_deadline = shard.borrow().shared.limits.write_deadline;
+    let write_deadline = shard.borrow().limits.write_deadline;
     let Some((taken, waiting)) = shard.borrow_mut().backlog(&link) else {
         return;
     };
@@ -306,11 +279,14 @@ async fn drain(stream: &Transport, mut outbound: Outbound) {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::net::SocketAddr;
 
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::listen::{Carrier, Incoming};
     use crate::options::Builder;
+    use crate::shard::inbox::Envelope;
 
     fn shared() -> Arc<Shared> {
         let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -330,7 +306,8 @@ mod tests {
         tasks
             .run_until(async {
                 assert_eq!(shared.admit(), Some(0));
-                assert!(shard.borrow_mut().receive(vec![Envelope::Connection(stream, peer)]));
+                let incoming = Incoming { carrier: Carrier::Client(stream), peer, trusted: None };
+                assert!(shard.borrow_mut().receive(vec![Envelope::Connection(Box::new(incoming))]));
                 let link = shard.borrow().conns[0].as_ref().map(|conn| Arc::clone(&conn.link)).unwrap();
                 let (handle, held) = (Rc::clone(&shard), Arc::clone(&link));
                 let failing = tokio::task::spawn_local(async move {

@@ -48,6 +48,11 @@ impl Timers {
         }
     }
 
+    /// Keeps those that `keep` says.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
+        self.0.retain(|Reverse((_, entry))| keep(entry));
+    }
+
     /// When the earliest is due.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.0.peek().map(|Reverse((at, _))| *at)
