@@ -14,7 +14,7 @@
 mod client;
 mod server;
 
-pub use client::{parse_client, write_client};
+pub use client::{parse_client, tail_of, write_client};
 pub use server::{Decimal, parse_server, write_err, write_info, write_message, write_server};
 
 /// What a server accepts. A frame beyond a limit is refused as soon as its control line shows it.

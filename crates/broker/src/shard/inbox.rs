@@ -175,6 +175,7 @@ impl Batch {
                 header_len: packed.header,
                 body_crlf: take(packed.body_crlf),
                 tail: None,
+                tail: None,
                 frame: None,
             };
             let (mine, rest) = targets.split_at(packed.targets);
