@@ -8,9 +8,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::snapshot::About;
 
-/// The version INFO claims, because clients switch features on by it: 2.10 is the first whose core features
-/// (`$SYS.REQ.USER.INFO` included) are all served here.
-pub(crate) const CLAIMED_VERSION: &str = "2.10.0";
+/// The version INFO claims, because clients switch features on by it: that of the nats-server whose core behaviour this
+/// is held to. What JetStream adds is announced by another key, `jetstream`, which is absent.
+pub(crate) const CLAIMED_VERSION: &str = "2.15.0";
 
 /// INFO. Keys that do not apply are absent, not false (server.go `type Info`, omitempty).
 #[derive(Debug, Serialize)]
@@ -108,9 +108,10 @@ mod tests {
 
     #[test]
     fn null_means_not_given() {
-        let connect: Connect =
-            serde_json::from_str(r#"{"jwt":null,"user":null,"pass":null,"auth_token":null,"nkey":"U1","echo":null}"#)
-                .unwrap();
+        let connect: Connect = serde_json::from_str(
+            r#"{"jwt":null,"user":null,"pass":null,"auth_token":null,"nkey":"U1","echo":null}"#,
+        )
+        .unwrap();
         assert_eq!((connect.user.as_str(), connect.nkey.as_str()), ("", "U1"));
     }
 
