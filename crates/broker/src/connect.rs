@@ -10,7 +10,7 @@ use crate::snapshot::About;
 
 /// The version INFO claims, because clients switch features on by it: that of the nats-server whose core behaviour this
 /// is held to. What JetStream adds is announced by another key, `jetstream`, which is absent.
-pub(crate) const CLAIMED_VERSION: &str = "2.15.0";
+pub const CLAIMED_VERSION: &str = "2.15.0";
 
 /// INFO. Keys that do not apply are absent, not false (server.go `type Info`, omitempty).
 #[derive(Debug, Serialize)]

@@ -27,7 +27,14 @@
 //! **Security.** A credential is required unless [`Builder::allow_anonymous`] says otherwise; a server without users
 //! refuses everybody. Permissions permit nothing by default. Traffic is not encrypted: listen on loopback.
 //!
-//! **Known limits.** Core NATS only: no JetStream, TLS, WebSocket, clustering or accounts. Subscriptions take a
+//! **Accounts.** Each identity belongs to an account, `$G` unless it names another. Messages stay inside an account; there
+//! are no imports and exports. System events ([`Builder::system_account`]) are published into `$SYS`: connects,
+//! disconnects and refused logins, and its users may ask `$SYS.REQ.SERVER.PING.VARZ` and the like.
+//!
+//! **While it runs**, [`Users`] and [`Server::set_limits`] change who may do what and how much; [`Server::lame_duck`] ends
+//! it gently.
+//!
+//! **Known limits.** Core NATS only: no JetStream, TLS, WebSocket or clustering. Subscriptions take a
 //! server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
 
@@ -56,6 +63,7 @@ mod transport;
 
 pub use auth::{Credential, Identity, Users};
 pub use ending::LameDuck;
+pub use connect::CLAIMED_VERSION as COMPATIBLE_VERSION;
 pub use error::{Error, InvalidIdentity};
 pub use in_process::{InProcess, InProcessError, InProcessOptions, Login, Message, Pipe, Subscription};
 pub use limits::Limits;

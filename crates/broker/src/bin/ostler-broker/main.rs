@@ -1,0 +1,32 @@
+//! `ostler-broker`: the broker as a program, with nats-server's flags, configuration files, signals and log, so that it
+//! can stand where a `nats-server` is expected. It decides nothing about messages: that is the library's.
+#![forbid(unsafe_code)]
+
+mod args;
+mod help;
+mod log;
+mod options;
+mod ports;
+mod reload;
+mod run;
+mod signal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args();
+    let program = arguments.next().unwrap_or_default();
+    let name = std::path::Path::new(&program)
+        .file_name()
+        .map_or("ostler-broker".into(), |name| name.to_string_lossy());
+    match run::main(arguments.collect(), &name) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // The reason may have many lines, one for each problem of a configuration.
+            if !failure.is_empty() {
+                eprintln!("{name}: {failure}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,500 @@
+//! The language and the settings, from texts in memory. Which texts are valid, and with what meaning, was asked of
+//! nats-server 2.15.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::permissions::{AllowResponses, Rules};
+
+#[derive(Default)]
+struct Memory {
+    files: HashMap<PathBuf, Vec<u8>>,
+    variables: HashMap<String, String>,
+}
+
+impl Outside for Memory {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.files.get(path).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+}
+
+fn memory(text: &str) -> Memory {
+    let mut memory = Memory::default();
+    memory.files.insert("f".into(), text.into());
+    memory
+}
+
+/// Everything in a block in one line.
+fn show(block: &Block) -> String {
+    fn value(out: &mut String, shown: &Value) {
+        let _ = match &shown.kind {
+            Kind::Text(text) => write!(out, "{text:?}"),
+            Kind::Integer { value, .. } => write!(out, "{value}"),
+            Kind::Float(number) => write!(out, "{number:?}"),
+            Kind::Bool(on) => write!(out, "{on}"),
+            Kind::List(values) => {
+                out.push('[');
+                values.iter().for_each(|inner| {
+                    value(out, inner);
+                    out.push(' ');
+                });
+                out.push(']');
+                Ok(())
+            }
+            Kind::Block(block) => write!(out, "{{{}}}", show(block)),
+        };
+    }
+    let mut out = String::new();
+    for entry in &block.entries {
+        let _ = write!(out, "{}=", entry.key);
+        value(&mut out, &entry.value);
+        out.push(' ');
+    }
+    out
+}
+
+fn parsed(text: &str) -> String {
+    show(&parse(Path::new("f"), &memory(text)).unwrap_or_else(|error| panic!("{text}: {error}")))
+}
+
+fn refused(text: &str) -> String {
+    match parse(Path::new("f"), &memory(text)) {
+        Ok(block) => panic!("{text}: {}", show(&block)),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn settings(text: &str) -> Settings {
+    Settings::load(Path::new("f"), &memory(text)).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn invalid(text: &str) -> String {
+    match Settings::load(Path::new("f"), &memory(text)) {
+        Ok(settings) => panic!("{text}: {settings:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_setting_may_be_written_in_many_ways() {
+    for text in [
+        "port: 4222",
+        "port = 4222",
+        "port 4222",
+        "port=4222",
+        "port:4222",
+        "  port :\t4222  # comment",
+        "// comment\nport: 4222 // comment",
+        "port: 4222;",
+        "{\"port\": 4222}",
+        "'port': 4222\n\n",
+        "port\n4222",
+        "\u{feff}port: 4222\r\n",
+    ] {
+        assert_eq!(parsed(text), "port=4222 ", "{text:?}");
+    }
+    assert_eq!(parsed("a: 1, b: 2; c: 3\nd: 4"), "a=1 b=2 c=3 d=4 ");
+    assert_eq!(parsed("  # nothing\n"), "");
+}
+
+#[test]
+fn values_have_types() {
+    let text = "a: x-y.z:1/2\nb: \"q\\t\\x41\\\"\"\nc: 'raw\\n'\nd: 8MB\ne: -1\nf: 0.5\ng: Yes\nh: OFF\ni: 127.0.0.1:4222\nj: 2s\nk: http://h/p#f";
+    assert_eq!(
+        parsed(text),
+        "a=\"x-y.z:1/2\" b=\"q\\tA\\\"\" c=\"raw\\\\n\" d=8388608 e=-1 f=0.5 g=true h=false \
+         i=\"127.0.0.1:4222\" j=\"2s\" k=\"http://h/p#f\" "
+    );
+    assert_eq!(parsed("a: (\none\n two)\n)\nb: 1"), "a=\"\\none\\n two)\\n\" b=1 ");
+}
+
+#[test]
+fn blocks_and_lists_nest() {
+    assert_eq!(parsed("a {b: 1, c {d: [1, 2 # x\n 3\n {e: f} ]}}"), "a={b=1 c={d=[1 2 3 {e=\"f\"} ]} } ");
+    assert_eq!(parsed("a: []\nb {}\nc = [\n]\n"), "a=[] b={} c=[] ");
+    assert_eq!(parsed("{\"a\": {\"b\": [true, \"x\"]}, \"c\": 1}"), "a={b=[true \"x\" ]} c=1 ");
+}
+
+#[test]
+fn variables_come_from_earlier_keys_and_the_environment() {
+    assert_eq!(parsed("A: 12\nport: $A"), "A=12 port=12 ");
+    assert_eq!(parsed("A: 1\nb {A: 2, c: $A, d {e: $A}}\nf: $A"), "A=1 b={A=2 c=2 d={e=2} } f=1 ");
+    assert_eq!(parsed("a: \"$A\"\nb: $2a$11$xyz"), "a=\"$A\" b=\"$2a$11$xyz\" ");
+    let mut outside = memory("a: $NUM, b: $WORD, c: $ODD, d: $LIST, e: $SELF, f: $BROKEN");
+    for (name, value) in [
+        ("NUM", "64KB"),
+        ("WORD", "x"),
+        ("ODD", "two words"),
+        ("LIST", "[1, 2]"),
+        ("SELF", "$SELF"),
+        ("BROKEN", "{["),
+    ] {
+        outside.variables.insert(name.into(), value.into());
+    }
+    assert_eq!(
+        show(&parse(Path::new("f"), &outside).unwrap()),
+        "a=65536 b=\"x\" c=\"two words\" d=[1 2 ] e=\"$SELF\" f=\"{[\" "
+    );
+    assert!(refused("a: $B\nB: 1").contains("f:1:4: $B is not set"));
+}
+
+#[test]
+fn includes_are_read_in_place_and_relative_to_the_file() {
+    let mut outside = memory("a: 1\ninclude sub/one.conf\nz: $deep\nu { include 'sub/two.conf' }");
+    outside.files.insert("sub/one.conf".into(), b"b: 2, include \"two.conf\"\n".to_vec());
+    outside.files.insert("sub/two.conf".into(), b"deep: 3\n".to_vec());
+    assert_eq!(show(&parse(Path::new("f"), &outside).unwrap()), "a=1 b=2 deep=3 z=3 u={deep=3 } ");
+}
+
+#[test]
+fn includes_end() {
+    assert!(refused("a: 1\ninclude f").contains("f:2:9: f includes itself"));
+    assert!(refused("include nope").contains("f:1:9: cannot read nope: "));
+    let mut outside = Memory::default();
+    for n in 0..40 {
+        let text = format!("include {}\ninclude {}", n + 1, n + 1);
+        outside.files.insert(n.to_string().into(), text.into());
+    }
+    let error = parse(Path::new("0"), &outside).unwrap_err().to_string();
+    assert!(error.contains("too many includes"), "{error}");
+    // Not deep, but wide: each of five files includes the next one ten times.
+    let mut outside = Memory::default();
+    for n in 0..5 {
+        let text = format!("include {}\n", n + 1).repeat(10);
+        outside.files.insert(n.to_string().into(), text.into());
+    }
+    outside.files.insert("5".into(), b"a: 1".to_vec());
+    let error = parse(Path::new("0"), &outside).unwrap_err().to_string();
+    assert!(error.contains("too many includes"), "{error}");
+}
+
+#[test]
+fn what_grows_without_bound_is_refused() {
+    let deep = "a: ".to_owned() + &"[".repeat(100_000);
+    assert!(refused(&deep).contains("within each other"));
+    let deep = "a {".repeat(100_000);
+    assert!(refused(&deep).contains("within each other"));
+    let mut laughs = String::from("a0: [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..20 {
+        let _ = writeln!(laughs, "a{n}: [{}]", format!("$a{}, ", n - 1).repeat(10));
+    }
+    assert!(refused(&laughs).contains("values"));
+}
+
+#[test]
+fn syntax_errors_have_a_place_and_a_remedy() {
+    for (text, says) in [
+        ("= 3", "f:1:1: a setting's name should stand here, but it is '='"),
+        ("port:\n 4222", "f:1:6: the value of \"port\" must begin on the line"),
+        ("port", "f:1:5: \"port\" has no value"),
+        ("a { port }", "f:1:10: \"port\" has no value"),
+        ("host: a port: 4", "f:1:9: the line should end here, but 'p' follows"),
+        ("max_payload: 1 MB", "f:1:16: the line should end here"),
+        ("a: [1 2]", "f:1:7: a comma, a new line or ]"),
+        ("a: [1, 2", "f:1:4: this list is not closed"),
+        ("a: [1 }", "a comma, a new line or ]"),
+        ("a {\nb: 1\n", "f:1:4: this block is not closed"),
+        ("a: 1 }", "f:1:6: the line should end here"),
+        ("}", "f:1:1: this } closes nothing"),
+        ("a: \"x", "f:1:4: this quote is not closed"),
+        ("a: (x", "f:1:4: this parenthesis is not closed"),
+        ("a: \"\\q\"", "f:1:5: this escape is not known"),
+        ("a: C:\\x", "f:1:6: \\x needs two hexadecimal digits"),
+        ("a: 99999999999999999999", "f:1:4: 99999999999999999999 is too large"),
+        ("{a: 1} b: 2", "f:1:8: the file ended with its }"),
+        ("a: ]", "f:1:4: \"a\" has no value"),
+    ] {
+        let error = refused(text);
+        assert!(error.contains(says), "{text:?}: {error}");
+    }
+    let outside = Memory { files: [("f".into(), vec![0xff, 0xfe])].into(), ..Memory::default() };
+    assert!(parse(Path::new("f"), &outside).unwrap_err().to_string().contains("not UTF-8"));
+}
+
+#[test]
+fn a_whole_configuration_is_read() {
+    let read = settings(
+        "listen: localhost:4111\nserver_name: s1\nmax_payload: 128KB\nmax_pending: 10MB\nmax_connections: 100\n\
+         max_subscriptions: -1\nmax_control_line: 2KB\nping_interval: \"20s\"\nping_max: 3\nwrite_deadline: \"1500ms\"\n\
+         http: localhost:8111\npid_file: /p\nports_file_dir: /d\nlog_file: /l\ndebug: true\nlogtime: false\n\
+         lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"0s\"\n\
+         authorization {timeout: 1, users: [{user: a, password: b}]}\nno_auth_user: a\n",
+    );
+    assert_eq!((read.host.as_deref(), read.port), (Some("localhost"), Some(4111)));
+    assert_eq!(read.limits.payload_bytes_max, 128 << 10);
+    assert_eq!(read.limits.pending_bytes_max, 10 << 20);
+    assert_eq!((read.limits.connections_max, read.limits.subscriptions_max), (100, usize::MAX));
+    assert_eq!(read.limits.control_line_bytes_max, 2048);
+    assert_eq!((read.limits.ping_interval, read.limits.pings_out_max), (Duration::from_secs(20), 3));
+    assert_eq!(read.limits.write_deadline, Duration::from_millis(1500));
+    assert_eq!(read.limits.auth_timeout, Duration::from_secs(1));
+    assert_eq!(read.monitor, Some(MonitorSettings { host: Some("localhost".into()), port: 8111 }));
+    assert_eq!(
+        (read.lame_duck_over, read.lame_duck_grace),
+        (Some(Duration::from_secs(30)), Some(Duration::ZERO))
+    );
+    assert!(read.log.debug && read.log.time == Some(false) && read.log.file == Some("/l".into()));
+    assert_eq!(read.no_auth_user.as_deref(), Some("a"));
+    assert_eq!(read.identities.len(), 1);
+    assert!(read.warnings.is_empty());
+}
+
+#[test]
+fn addresses_and_ports() {
+    for (text, host, port) in [
+        ("port: -1", None, Some(0)),
+        ("listen: 4333", None, Some(4333)),
+        ("listen: \":4333\"", None, Some(4333)),
+        ("listen: \"[::1]:4333\"", Some("::1"), Some(4333)),
+        ("listen: \"h:-1\"", Some("h"), Some(0)),
+        ("net: h, port: 1", Some("h"), Some(1)),
+        ("LISTEN: h:1\nPORT: 2", Some("h"), Some(2)),
+    ] {
+        let read = settings(text);
+        assert_eq!((read.host.as_deref(), read.port), (host, port), "{text}");
+    }
+    assert_eq!(settings("http_port: 0").monitor, None);
+    assert_eq!(settings("monitor_port: -1").monitor, Some(MonitorSettings { host: None, port: 0 }));
+}
+
+#[test]
+fn the_last_of_two_counts_with_a_warning() {
+    let read = settings("port: 1\nhost: h\nport: 2");
+    assert_eq!(read.port, Some(2));
+    assert_eq!(read.warnings.len(), 1);
+    assert_eq!(read.warnings[0].to_string(), "f:1:1: port has no effect: it is set again at f:3:1");
+}
+
+#[test]
+fn whatever_is_not_a_setting_is_told_with_all_the_rest() {
+    let error =
+        invalid("prot: 1\nhost: 5\nmax_paylod: 1\nfoo: bar\ntls {cert_fil: x}\nUSED: 3\nping_max: $USED");
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "f:1:1: prot is not a setting; did you mean port?",
+            "f:2:7: host: a text is expected, this is a number; put it in quotes if it is meant as a text",
+            "f:3:1: max_paylod is not a setting; did you mean max_payload?",
+            "f:4:1: foo is not a setting; check its spelling and the block it stands in, or remove it",
+            "f:5:1: tls.cert_file and tls.key_file are both needed; give both, or remove the block to serve in plain text",
+            "f:5:6: tls.cert_fil is not a setting; did you mean cert_file?",
+        ]
+    );
+}
+
+#[test]
+fn settings_that_need_nats_server_say_why() {
+    for (text, says) in [
+        ("cluster {listen: h:1}", "cluster is not supported: this server is one node"),
+        ("leafnodes {}", "one node"),
+        ("mqtt {port: 1}", "MQTT"),
+        ("operator: eyJ", "operator mode"),
+        ("https_port: 1", "plain HTTP"),
+        ("jetstream: true", "jetstream is not supported: this server has no JetStream yet"),
+        ("jetstream {max_mem_store: 1GB}", "no JetStream yet"),
+        ("jetstream: enabled", "no JetStream yet"),
+        ("tls {cert_file: a, key_file: b, cipher_suites: [x]}", "tls.cipher_suites is not supported"),
+        ("websocket {port: 1, tls {cert_file: a, key_file: b, min_version: x}}", "cannot be narrowed"),
+        ("websocket {port: 1, no_tls: true, compression: true}", "not compressed"),
+        ("accounts {A {exports: []}}", "accounts.*.exports is not supported: accounts are isolated"),
+        ("authorization {auth_callout {}}", "auth callout"),
+    ] {
+        let error = invalid(text);
+        assert!(error.contains(says), "{text}: {error}");
+    }
+    assert!(settings("jetstream: disabled").warnings.is_empty());
+    assert!(settings("jetstream {}").warnings[0].text.contains("left off"));
+}
+
+#[test]
+fn wrong_values_are_explained() {
+    for (text, says) in [
+        ("port: abc", "f:1:7: port: a whole number is expected, this is a text"),
+        ("port: 70000", "port: 70000 is out of range, -1 to 65535"),
+        ("listen: 127.0.0.1", "listen: an address HOST:PORT is expected"),
+        ("listen: \"a:b:c\"", "listen: an address"),
+        ("max_payload: \"1MB\"", "a whole number is expected"),
+        ("max_payload: 3GB", "out of range"),
+        ("max_payload: 100MB", "more than max_pending"),
+        ("max_control_line: 10", "at least 256"),
+        ("ping_interval: \"5x\"", "\"x\" is no unit of time"),
+        ("ping_interval: true", "a time such as \"2s\" is expected"),
+        ("debug: 1", "true or false is expected, this is a number"),
+        ("server_name: \"a b\"", "no spaces"),
+        ("lame_duck_duration: \"1s\"", "at least \"30s\""),
+        ("authorization: x", "a block {...} is expected"),
+        ("authorization {user: a}", "a user without a password"),
+        ("authorization {password: a}", "a password without a user"),
+        ("authorization {user: a, password: b, token: c}", "exclude each other"),
+        ("authorization {token: a, users: []}", "exclude each other"),
+        ("authorization {token: \"\"}", "authorization.token: it is empty"),
+        ("authorization {token: 123}", "put it in quotes"),
+        ("authorization {timeout: 0}", "longer than nothing"),
+        ("authorization {users: [a]}", "users: a block"),
+        ("authorization {users: [{user: a}]}", "user \"a\" has no password"),
+        ("authorization {users: [{nkey: UABC}]}", "not a public user nkey"),
+        ("authorization {users: [{user: a, password: b}, {user: a, password: c}]}", "\"a\" is listed twice"),
+        ("authorization {users: [{user: a, password: $2a$11$short}]}", "\"a\""),
+        (
+            "authorization {users: [{user: a, password: b, permissions {publish: a..b}}]}",
+            "permission \"a..b\"",
+        ),
+        (
+            "authorization {users: [{user: a, password: b, permissions {publish: \"a q\"}}]}",
+            "permission \"a q\"",
+        ),
+        ("authorization {users: [{user: a, password: b, permissions {publish: {allow: []}}}]}", "ambiguous"),
+        ("no_auth_user: x", "there is no user \"x\""),
+        ("accounts {\"a.b\" {}}", "cannot be an account"),
+        ("tls {cert_file: a, key_file: b, verify: true}", "tls.verify needs tls.ca_file"),
+        ("tls {cert_file: a, key_file: b, handshake_first: soon}", "true, false, auto or a time"),
+        ("websocket {no_tls: true}", "websocket.port is needed"),
+        ("websocket {port: 1}", "websocket.tls is needed"),
+    ] {
+        let error = invalid(text);
+        assert!(error.contains(says), "{text}: {error}");
+        assert!(error.starts_with("f:") || error.starts_with("f: "), "{error}");
+    }
+}
+
+#[test]
+fn users_and_their_credentials() {
+    let hash = "$2a$11$3kIDaCxw.Glsl1.u5nKa6eUnNDLV5HV9tIuUp7EHhMt6Nm9myW1aS";
+    let nkey = "UAFHG6FUD2UU4SDFVAFUL5LDFO2XM4WYM76UNXTPJYJK7EEMYRBHT2VE";
+    let read = settings(&format!(
+        "authorization {{users: [\n{{user: a, password: b}}\n{{user: c, pass: {hash}}}\n{{nkey: {nkey}}}\n]}}\n\
+         accounts {{A {{users: [{{user: d, password: e}}]}}, $SYS {{users: [{{user: f, password: g}}]}}}}"
+    ));
+    let shown: Vec<(&str, &Credential, &str)> = read
+        .identities
+        .iter()
+        .map(|identity| (identity.name.as_str(), &identity.credential, identity.account.as_str()))
+        .collect();
+    let password =
+        |user: &str, password: &str| Credential::Password { user: user.into(), password: password.into() };
+    assert_eq!(
+        shown,
+        [
+            ("a", &password("a", "b"), "$G"),
+            ("c", &Credential::BcryptPassword { user: "c".into(), hash: hash.into() }, "$G"),
+            (nkey, &Credential::Nkey(nkey.into()), "$G"),
+            ("d", &password("d", "e"), "A"),
+            ("f", &password("f", "g"), "$SYS"),
+        ]
+    );
+    let token = settings(&format!("authorization {{token: {hash}}}"));
+    assert_eq!(token.identities[0].credential, Credential::BcryptToken(hash.into()));
+}
+
+#[test]
+fn what_permissions_leave_out_is_permitted() {
+    let permissions = |text: &str| {
+        let read =
+            settings(&format!("authorization {{users: [{{user: a, password: b, permissions {{{text}}}}}]}}"));
+        read.identities[0].permissions.clone()
+    };
+    assert_eq!(permissions(""), crate::Permissions::all());
+    assert_eq!(permissions("publish: x").publish, Rules::allow(["x"]));
+    assert_eq!(permissions("publish: x").subscribe, Rules::all());
+    assert_eq!(permissions("pub: [x, y.>]").publish, Rules::allow(["x", "y.>"]));
+    assert_eq!(permissions("subscribe: {deny: [\"s.>\"]}").subscribe, Rules::all().deny(["s.>"]));
+    assert_eq!(
+        permissions("sub: {allow: \"a.* q\", deny: b}").subscribe,
+        Rules::allow(["a.* q"]).deny(["b"])
+    );
+}
+
+#[test]
+fn allowed_responses_take_the_place_of_publishing_everything() {
+    let permissions = |text: &str| {
+        let read =
+            settings(&format!("authorization {{users: [{{user: a, password: b, permissions {{{text}}}}}]}}"));
+        read.identities[0].permissions.clone()
+    };
+    let some = |max, seconds| Some(AllowResponses { max, ttl: Duration::from_secs(seconds) });
+    let bare = permissions("allow_responses: true");
+    assert_eq!((bare.publish, bare.allow_responses), (Rules::none(), some(1, 120)));
+    let both = permissions("publish: {allow: x, deny: y}, allow_responses: {max: 5, expires: \"1m\"}");
+    assert_eq!((both.publish, both.allow_responses), (Rules::allow(["x"]).deny(["y"]), some(5, 60)));
+    let denied = permissions("publish: {deny: y}, allow_responses: {max: -1}");
+    assert_eq!((denied.publish, denied.allow_responses), (Rules::none().deny(["y"]), some(u32::MAX, 120)));
+    assert_eq!(permissions("allow_responses: false"), crate::Permissions::all());
+}
+
+#[test]
+fn default_permissions_are_for_those_without_their_own() {
+    let read = settings(
+        "authorization {default_permissions {publish: d}\n\
+         users: [{user: a, password: b}, {user: c, password: d, permissions {publish: own}}]}",
+    );
+    assert_eq!(read.identities[0].permissions.publish, Rules::allow(["d"]));
+    assert_eq!(read.identities[1].permissions.publish, Rules::allow(["own"]));
+}
+
+#[test]
+fn tls_and_web_sockets() {
+    let read = settings(
+        "tls {cert_file: c, key_file: k, ca_file: a, verify: true, timeout: 2, handshake_first: 300ms}\n\
+         websocket {listen: h:8443, tls {cert_file: wc, key_file: wk}, allowed_origins: [\"http://a\"], same_origin: true}",
+    );
+    let tls = read.tls.unwrap();
+    assert_eq!((tls.cert_file, tls.ca_file, tls.verify), ("c".into(), Some("a".into()), true));
+    assert_eq!(
+        (tls.timeout, tls.handshake),
+        (Some(Duration::from_secs(2)), Handshake::Auto(Duration::from_millis(300)))
+    );
+    let websocket = read.websocket.unwrap();
+    assert_eq!((websocket.host.as_deref(), websocket.port, websocket.same_origin), (Some("h"), 8443, true));
+    assert_eq!(websocket.tls.unwrap().cert_file, PathBuf::from("wc"));
+    for (text, handshake) in [
+        ("true", Handshake::First),
+        ("false", Handshake::AfterInfo),
+        ("auto", Handshake::Auto(Duration::from_millis(50))),
+    ] {
+        let read = settings(&format!("tls {{cert_file: c, key_file: k, handshake_first: {text}}}"));
+        assert_eq!(read.tls.unwrap().handshake, handshake);
+    }
+}
+
+#[test]
+fn secrets_do_not_show() {
+    let text =
+        "authorization {users: [{user: u, password: hush1}]}\naccounts {A {users: [{user: v, pass: hush2}]}}";
+    let block = parse(Path::new("f"), &memory(text)).unwrap();
+    assert!(!format!("{block:?}").contains("hush"));
+    assert!(!format!("{:?}", settings(text)).contains("hush"));
+    assert!(!invalid("authorization {user: u, password: [hush]}").contains("hush"));
+    assert!(!invalid("authorization {user: u, passwort: hush}").contains("hush"));
+}
+
+proptest! {
+    #[test]
+    fn garbage_never_panics(text in "\\PC{0,200}") {
+        let _ = Settings::load(Path::new("f"), &memory(&text));
+    }
+
+    #[test]
+    fn garbage_made_of_the_language_never_panics(
+        words in prop::collection::vec(
+            prop::sample::select(vec![
+                "{", "}", "[", "]", "(", "\n)\n", "\"", "'", ":", "=", ",", ";", "\n", " ", "#", "//", "$", "$a", "\\",
+                "\\x4", "a", "include", "f", "port", "tls", "users", "authorization", "permissions", "accounts",
+                "websocket", "allow_responses", "1", "-1", "1.5", "2s", "64MB", "true", "é", "jetstream",
+            ]),
+            0..60,
+        )
+    ) {
+        let _ = Settings::load(Path::new("f"), &memory(&words.concat()));
+    }
+}
