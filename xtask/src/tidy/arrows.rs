@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("wire", &[]),
     ("supervise", &[]),
     ("broker", &["broker-proto"]),
+    ("broker-store", &["broker-proto"]),
     ("client", &["wire"]),
     ("store", &["wire"]),
     ("agents", &["wire"]),
