@@ -422,7 +422,7 @@ fn documents_have_the_fields_of_a_real_nats_server() {
             address,
             r#""verbose":false,"name":"app","lang":"x","version":"1","protocol":0,"user":"joe","pass":"x""#,
         );
-        client.send("SUB a q 1\r\nSUB b 2\r\nUNSUB 2 5\r\nPUB a 2\r\nhi\r\n");
+        client.send("SUB a q 1\r\nUNSUB 1 5\r\nPUB a 2\r\nhi\r\n");
         client.message();
         client.sync();
         drop(Raw::connect(address));

@@ -1,6 +1,6 @@
 //! `/connz`: the connections, live and ended. nats-server's names, types and orders.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::query::{BadQuery, Problem, Query};
 use super::subsz::Subscribed;
@@ -11,9 +11,8 @@ use crate::snapshot::{
 };
 use crate::time::{go_duration, rfc3339, uptime};
 
-/// What is asked for, as a query and as the JSON of a system request.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     sort: String,
     auth: bool,
@@ -22,24 +21,9 @@ pub(crate) struct Options {
     offset: i64,
     limit: i64,
     cid: u64,
-    state: State,
+    state: StateFilter,
     user: String,
     acc: String,
-}
-
-/// By number in JSON: nats-server's `ConnState`.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-#[serde(from = "u8")]
-struct State(StateFilter);
-
-impl From<u8> for State {
-    fn from(number: u8) -> Self {
-        Self(match number {
-            1 => StateFilter::Closed,
-            2 => StateFilter::All,
-            _ => StateFilter::Open,
-        })
-    }
 }
 
 impl Options {
@@ -61,7 +45,7 @@ impl Options {
             offset: number("offset")?,
             limit: number("limit")?,
             cid: query.number("cid")?.unwrap_or(0),
-            state: State(state),
+            state,
             user: query.text("user").unwrap_or_default().into(),
             acc: query.text("acc").unwrap_or_default().into(),
         })
@@ -69,7 +53,7 @@ impl Options {
 
     fn query(&self) -> Result<ConnectionsQuery, BadQuery> {
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-        let State(state) = self.state;
+        let state = self.state;
         let sort = sort_by(&self.sort)?;
         if matches!(sort, SortBy::Stop | SortBy::Reason) && state == StateFilter::Open {
             return Err(BadQuery(format!("sort by {} only valid on closed connections", self.sort)));
@@ -247,14 +231,5 @@ mod tests {
             assert_eq!(parse(text).unwrap_err().to_string(), refused);
         }
         assert!(parse("sort=stop&state=closed").is_ok());
-    }
-
-    #[test]
-    fn a_system_request_asks_the_same_in_json() {
-        let options: Options =
-            serde_json::from_str(r#"{"limit":3,"subscriptions":true,"state":1,"sort":"reason"}"#).unwrap();
-        let query = options.query().unwrap();
-        assert_eq!((query.limit, query.state, query.sort), (Some(3), StateFilter::Closed, SortBy::Reason));
-        assert!(query.subscriptions);
     }
 }

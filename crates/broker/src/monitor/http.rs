@@ -182,6 +182,7 @@ impl Front {
             return respond_with(MonitorAnswer::text(403, problem), None);
         }
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        self.shared.monitored.count(target);
         let answer = self.make(target).await;
         if answer.body.len() <= LARGE_BYTES {
             return respond_with(answer, None);

@@ -63,6 +63,7 @@ impl Server {
     ///
     /// Blocks until every shard answered, at most 5 s: in async code call it from `spawn_blocking`.
     pub fn monitor(&self, path_and_query: &str) -> MonitorAnswer {
+        self.shared().monitored.count(path_and_query);
         gather::within(ANSWER_MAX, answer(self.shared(), path_and_query))
             .unwrap_or_else(|| MonitorAnswer::problem(&Problem::from(Unanswered)))
     }
@@ -97,10 +98,9 @@ impl MonitorAnswer {
 /// Answers a request. Cancel-safe.
 pub(crate) async fn answer(shared: &Shared, path_and_query: &str) -> MonitorAnswer {
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-    let Some(place) = PATHS.iter().position(|known| *known == path) else {
+    if !PATHS.contains(&path) {
         return MonitorAnswer::text(404, "404 page not found\n");
-    };
-    shared.monitored.count(place);
+    }
     let query = Query::parse(query);
     match path {
         "/" => index(),

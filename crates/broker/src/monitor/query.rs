@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use serde_json::Value;
+
 use crate::snapshot::Unanswered;
 
 /// Why there is no document.
@@ -64,6 +66,45 @@ impl<'a> Query<'a> {
     }
 }
 
+/// The query that asks the same as the options of a system request: a JSON object with the names of nats-server's
+/// `ConnzOptions` and `SubszOptions`. Empty for anything else; names nobody knows are passed over.
+pub(crate) fn of_json(options: &[u8]) -> String {
+    let Ok(Value::Object(options)) = serde_json::from_slice(options) else {
+        return String::new();
+    };
+    let pair = |(name, value): (&String, &Value)| {
+        let value = match value {
+            Value::Bool(flag) => u8::from(*flag).to_string(),
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => encode(text),
+            _ => return None,
+        };
+        Some(match (name.as_str(), value.as_str()) {
+            // In detail wins over the bare names, whichever comes first.
+            ("subscriptions_detail", "1") => "subs=detail".into(),
+            ("subscriptions", "1") if options.get("subscriptions_detail") == Some(&Value::Bool(true)) => {
+                return None;
+            }
+            ("subscriptions", _) => format!("subs={value}"),
+            ("state", "1") => "state=closed".into(),
+            ("state", "2") => "state=all".into(),
+            ("account" | "acc", _) => format!("acc={value}"),
+            ("limit" | "offset" | "cid" | "auth" | "sort" | "user" | "test", _) => format!("{name}={value}"),
+            _ => return None,
+        })
+    };
+    options.iter().filter_map(pair).collect::<Vec<_>>().join("&")
+}
+
+/// Escapes all but letters, digits and what is harmless everywhere.
+fn encode(text: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(escape).collect()
+}
+
 /// Resolves `+` and `%41`; what is no escape stands for itself, bytes that are no text are replaced.
 fn decode(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
@@ -102,6 +143,23 @@ mod tests {
         assert_eq!(query.text("bad"), Some("%zz%4"));
         assert_eq!((query.text("alone"), query.text("empty"), query.text("none")), (None, None, None));
         assert_eq!(Query::parse("x=%ff%41").text("x"), Some("\u{fffd}A"));
+    }
+
+    #[test]
+    fn options_of_a_system_request_become_a_query() {
+        let query = |json: &str| of_json(json.as_bytes());
+        assert_eq!(query(r#"{"limit":2,"subscriptions":true,"x":1}"#), "limit=2&subs=1");
+        assert_eq!(
+            query(r#"{"subscriptions":true,"subscriptions_detail":true,"state":1}"#),
+            "state=closed&subs=detail"
+        );
+        assert_eq!(
+            query(r#"{"sort":"idle","acc":"$G","user":"a&b=c"}"#),
+            "acc=%24G&sort=idle&user=a%26b%3Dc"
+        );
+        assert_eq!((query(""), query("[1]"), query("{}")), (String::new(), String::new(), String::new()));
+        let query = query(r#"{"user":"a&b=c é"}"#);
+        assert_eq!(Query::parse(&query).text("user"), Some("a&b=c é"));
     }
 
     #[test]

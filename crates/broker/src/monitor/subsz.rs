@@ -1,7 +1,7 @@
 //! `/subsz`: the subscriptions of clients, and how well their routes are remembered.
 
 use ostler_broker_proto::subject;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::query::{BadQuery, Problem, Query};
 use crate::shared::Shared;
@@ -9,9 +9,8 @@ use crate::snapshot::{Routing, SubscriptionInfo, SubscriptionsQuery, gather};
 use crate::stats::Stats;
 use crate::time::rfc3339;
 
-/// What is asked for, as a query and as the JSON of a system request.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     offset: i64,
     limit: i64,

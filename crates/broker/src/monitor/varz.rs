@@ -26,9 +26,11 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Counts a request for the document of this place in [`PATHS`](super::PATHS).
-    pub(crate) fn count(&self, place: usize) {
-        if let Some(requests) = self.requests.get(place) {
+    /// Counts a request over HTTP, if it is for a document.
+    pub(crate) fn count(&self, path_and_query: &str) {
+        let path = path_and_query.split('?').next();
+        let mut counted = super::PATHS.iter().zip(&self.requests);
+        if let Some((_, requests)) = counted.find(|(known, _)| Some(**known) == path) {
             requests.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -7,13 +7,17 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use ostler_broker_proto::Publish;
 use serde_json::{Value, json};
 
 use super::conn::Conn;
 use super::message::Msg;
+use super::verdicts::Hashed;
 use super::{Shard, tasks};
 use crate::connect::{CLAIMED_VERSION, Connect};
 use crate::monitor::MonitorAnswer;
+use crate::monitor::query::of_json;
+use crate::permissions::{Permissions, Rules};
 use crate::snapshot::CloseReason;
 use crate::time::rfc3339;
 
@@ -170,7 +174,7 @@ impl Shard {
                 }
                 if let Some(myself) = self.myself.upgrade() {
                     self.gathering += 1;
-                    let path = format!("{path}{}", query(options));
+                    let path = format!("{path}?{}", of_json(options));
                     tokio::task::spawn_local(tasks::gather(myself, path, reply.to_vec()));
                 }
             }
@@ -198,6 +202,31 @@ impl Shard {
         self.flush();
     }
 
+    /// Tells a client who it is; returns whether it is still there. Its own subscriptions hear it, nobody else's.
+    #[cold]
+    pub(super) fn answer_user_info(&mut self, slot: usize, publish: &Publish<'_>) -> bool {
+        self.acknowledge(slot);
+        let Some(entry) = self.at(slot).and_then(|conn| conn.entry.clone()) else {
+            return self.conns[slot].is_some();
+        };
+        let Some(reply) = publish.reply else {
+            return true;
+        };
+        let identity = &entry.identity;
+        let mut data = json!({
+            "user": entry.public_name().unwrap_or(&identity.name),
+            "account": identity.account,
+            "account_name": identity.account,
+        });
+        if identity.permissions != Permissions::all() {
+            data["permissions"] = permissions_json(&identity.permissions);
+        }
+        let mut body = json!({ "server": self.server_json(), "data": data }).to_string().into_bytes();
+        body.extend_from_slice(b"\r\n");
+        self.send_to_self(slot, reply, None, &body);
+        self.conns[slot].is_some()
+    }
+
     /// Publishes what was emitted. The publisher is the server: it waits for nobody.
     pub(super) fn deliver_events(&mut self) {
         if self.events.is_empty() {
@@ -206,7 +235,7 @@ impl Shard {
         let account = self.place_of_system();
         for Event { subject, body_crlf } in std::mem::take(&mut self.events) {
             let message = message(&subject, &body_crlf);
-            let route = self.routes[account].get(&subject, self.index);
+            let route = self.routes[account].get(Hashed::new(&subject), self.index);
             let mut shared_body = None;
             for target in &route.local {
                 self.deliver(target, &message, &mut shared_body, route.local.len() > 1);
@@ -327,7 +356,25 @@ impl Shard {
 }
 
 fn message<'a>(subject: &'a [u8], body_crlf: &'a [u8]) -> Msg<'a> {
+    let subject = Hashed::new(subject);
     Msg { subject, reply: None, header_len: None, body_crlf, tail: None, frame: None }
+}
+
+/// As nats-server writes them, with one difference: an empty list of permitted subjects is there and permits nothing.
+fn permissions_json(permissions: &Permissions) -> Value {
+    let rules = |rules: &Rules| {
+        let mut told = json!({ "allow": rules.allow });
+        if !rules.deny.is_empty() {
+            told["deny"] = json!(rules.deny);
+        }
+        told
+    };
+    let mut told =
+        json!({ "publish": rules(&permissions.publish), "subscribe": rules(&permissions.subscribe) });
+    if let Some(responses) = permissions.allow_responses {
+        told["responses"] = json!({ "max": responses.max, "ttl": responses.ttl.as_nanos() as u64 });
+    }
+    told
 }
 
 /// What a client is called, or called itself in vain.
@@ -342,24 +389,6 @@ fn user(conn: &Conn) -> Option<&str> {
 /// Whom a client claimed to be; never a secret.
 pub(super) fn claim(connect: &Connect) -> Box<str> {
     if connect.nkey.is_empty() { connect.user.as_str().into() } else { connect.nkey.as_str().into() }
-}
-
-/// The options of a request (a JSON object) as those of the document.
-fn query(options: &[u8]) -> String {
-    let Ok(Value::Object(options)) = serde_json::from_slice(options) else {
-        return String::new();
-    };
-    let known = ["limit", "offset", "cid", "auth", "subscriptions"];
-    let told = options.iter().filter(|(key, _)| known.contains(&key.as_str())).filter_map(|(key, value)| {
-        let key = if key == "subscriptions" { "subs" } else { key };
-        match value {
-            Value::Bool(flag) => Some(format!("{key}={}", u8::from(*flag))),
-            Value::Number(number) => Some(format!("{key}={number}")),
-            _ => None,
-        }
-    });
-    let told: Vec<_> = told.collect();
-    if told.is_empty() { String::new() } else { format!("?{}", told.join("&")) }
 }
 
 #[cfg(test)]
@@ -378,11 +407,5 @@ mod tests {
         {
             assert_eq!(asked(other), None, "{other}");
         }
-    }
-
-    #[test]
-    fn options_of_a_request_become_those_of_the_document() {
-        assert_eq!(query(br#"{"limit":2,"subscriptions":true,"x":1,"offset":"no"}"#), "?limit=2&subs=1");
-        assert_eq!((query(b""), query(b"[1]"), query(b"{}")), (String::new(), String::new(), String::new()));
     }
 }
