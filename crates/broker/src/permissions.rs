@@ -1,5 +1,6 @@
 //! What an identity may publish and subscribe to. Decides only; sessions ask and tell the client.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ostler_broker_proto::subject::{Filter, InvalidSubject};
@@ -81,6 +82,8 @@ impl Default for AllowResponses {
 /// [`Permissions`] with checked filters.
 #[derive(Debug)]
 pub(crate) struct Access {
+    /// Another for each set that was ever compiled, from 1: remembered verdicts belong to it.
+    pub(crate) id: u64,
     pub(crate) publish: Compiled,
     pub(crate) subscribe: Compiled,
     pub(crate) responses: Option<AllowResponses>,
@@ -121,7 +124,9 @@ impl Rule {
 
 impl Access {
     pub(crate) fn compile(permissions: &Permissions) -> Result<Self, (String, InvalidSubject)> {
+        static LAST_ID: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
+            id: LAST_ID.fetch_add(1, Ordering::Relaxed) + 1,
             publish: Compiled::new(&permissions.publish, false)?,
             subscribe: Compiled::new(&permissions.subscribe, true)?,
             responses: permissions.allow_responses,

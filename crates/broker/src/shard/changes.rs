@@ -41,7 +41,7 @@ impl Shard {
         };
         let (access, account) = (Arc::clone(&entry.access), conn.account);
         conn.entry = Some(entry);
-        conn.forget_verdicts();
+        conn.forget_requests();
         let mut ended = Vec::new();
         conn.subscriptions.retain(|_, subscription| {
             let stays = access.subscribe.permits_filter(&subscription.filter, subscription.queue.as_deref());

@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use super::login::PendingConnect;
 use super::outbound::Outbound;
 use super::responses::Responses;
+use super::verdicts::{Hashed, Question, Verdicts};
 use crate::auth::Entry;
 use crate::connect::Connect;
 use crate::link::{Link, Subscription};
@@ -19,8 +20,6 @@ use crate::transport::Transport;
 
 /// Refusals logged per connection: a client that asks for nothing else must not fill the disk with them.
 const REFUSALS_LOGGED_MAX: u32 = 20;
-/// Verdicts kept per connection.
-const VERDICTS_MAX: usize = 128;
 
 /// A client of this shard.
 pub(crate) struct Conn {
@@ -41,9 +40,6 @@ pub(crate) struct Conn {
     pub(crate) is_connected: bool,
     pub(crate) says: Says,
     pub(crate) subscriptions: HashMap<Box<[u8]>, Arc<Subscription>>,
-    pub(crate) verdicts: Verdicts,
-    /// The same for the reply subjects it names.
-    pub(crate) reply_verdicts: Verdicts,
     /// Reply subjects it may answer on, if its identity has `allow_responses`.
     pub(crate) responses: Responses,
     /// A frame that did not arrive whole. Nothing is allocated while there is none.
@@ -131,8 +127,6 @@ impl Conn {
             says: Says::default(),
             is_connected: false,
             subscriptions: HashMap::new(),
-            verdicts: Verdicts::default(),
-            reply_verdicts: Verdicts::default(),
             responses: Responses::default(),
             partial: BytesMut::new(),
             needed: 0,
@@ -160,7 +154,7 @@ impl Conn {
     }
 
     /// Whether this client may publish to `subject`.
-    pub(crate) fn may_publish(&mut self, subject: &[u8]) -> bool {
+    pub(crate) fn may_publish(&mut self, subject: Hashed<'_>, verdicts: &mut Verdicts, now: Instant) -> bool {
         let Some(entry) = &self.entry else {
             return false;
         };
@@ -168,21 +162,22 @@ impl Conn {
         if access.publish.is_everything() {
             return true;
         }
-        if self.verdicts.on(subject, |subject| access.publish.permits_subject(subject)) {
+        let decide = |subject: &[u8]| access.publish.permits_subject(subject);
+        if verdicts.on(access.id, Question::Publish, subject, decide) {
             return true;
         }
-        access.responses.is_some() && self.responses.may_answer(subject, Instant::now())
+        access.responses.is_some() && self.responses.may_answer(subject.subject, now)
     }
 
     /// Whether this client may ask for answers on `reply`: whoever answers publishes there with rights of its own, so
     /// it must be a subject that the client may listen to, and none that it is forbidden to publish to.
-    pub(crate) fn may_name_reply(&mut self, reply: &[u8]) -> bool {
+    pub(crate) fn may_name_reply(&self, reply: &[u8], verdicts: &mut Verdicts) -> bool {
         let Some(entry) = &self.entry else {
             return false;
         };
         let access = &entry.access;
         access.publish.is_everything()
-            || self.reply_verdicts.on(reply, |reply| {
+            || verdicts.on(access.id, Question::Reply, Hashed::new(reply), |reply| {
                 access.subscribe.permits_subject(reply) && !access.publish.denies_subject(reply)
             })
     }
@@ -198,79 +193,24 @@ impl Conn {
         }
     }
 
-    /// Forgets what was decided by rules that no longer hold.
-    pub(crate) fn forget_verdicts(&mut self) {
-        self.verdicts = Verdicts::default();
-        self.reply_verdicts = Verdicts::default();
+    /// Forgets the requests it might answer by rules that no longer hold.
+    pub(crate) fn forget_requests(&mut self) {
         self.responses.clear();
     }
 
     /// Whether a message on `subject` must be left out because of `deny`.
-    pub(crate) fn is_denied(&mut self, subject: &[u8]) -> bool {
-        self.entry.as_ref().is_some_and(|entry| entry.access.subscribe.denies_subject(subject))
+    pub(crate) fn is_denied(&self, subject: Hashed<'_>, verdicts: &mut Verdicts) -> bool {
+        self.entry.as_ref().is_some_and(|entry| {
+            let decide = |subject: &[u8]| entry.access.subscribe.denies_subject(subject);
+            verdicts.on(entry.access.id, Question::Denied, subject, decide)
+        })
     }
 
     /// Remembers that a request was delivered, if this client may answer requests.
-    pub(crate) fn expect_response(&mut self, reply: &[u8]) {
+    pub(crate) fn expect_response(&mut self, reply: &[u8], now: Instant) {
         let Some(rule) = self.entry.as_ref().and_then(|entry| entry.access.responses) else {
             return;
         };
-        self.responses.expect(reply, rule, Instant::now());
-    }
-}
-
-/// Verdicts on subjects, so that the rules are walked once per subject. Bounded: emptied when full.
-#[derive(Default)]
-pub(crate) struct Verdicts {
-    known: HashMap<Box<[u8]>, bool>,
-    last: Vec<u8>,
-    last_verdict: bool,
-}
-
-impl Verdicts {
-    fn on(&mut self, subject: &[u8], decide: impl FnOnce(&[u8]) -> bool) -> bool {
-        if !self.last.is_empty() && self.last == subject {
-            return self.last_verdict;
-        }
-        let verdict = match self.known.get(subject) {
-            Some(verdict) => *verdict,
-            None => {
-                if self.known.len() >= VERDICTS_MAX {
-                    self.known.clear();
-                }
-                let verdict = decide(subject);
-                self.known.insert(subject.into(), verdict);
-                verdict
-            }
-        };
-        self.last.clear();
-        self.last.extend_from_slice(subject);
-        self.last_verdict = verdict;
-        verdict
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn verdicts_are_asked_for_once_per_subject_and_stay_bounded() {
-        let mut verdicts = Verdicts::default();
-        let mut asked = 0;
-        for round in 0..3 {
-            for subject in ["a", "b"] {
-                let verdict = verdicts.on(subject.as_bytes(), |subject| {
-                    asked += 1;
-                    subject == b"a"
-                });
-                assert_eq!(verdict, subject == "a", "round {round}");
-            }
-        }
-        assert_eq!(asked, 2);
-        for n in 0..1000 {
-            verdicts.on(format!("s{n}").as_bytes(), |_| true);
-        }
-        assert!(verdicts.known.len() <= VERDICTS_MAX);
+        self.responses.expect(reply, rule, now);
     }
 }

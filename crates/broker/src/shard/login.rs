@@ -133,7 +133,7 @@ impl Shard {
         conn.about = connect.about();
         conn.about = connect.about();
         conn.entry = Some(entry);
-        conn.forget_verdicts();
+        conn.forget_requests();
         let conn_is_socket = conn.stream.as_pipe().is_none();
         let id = conn.link.id;
         self.stats.subscriptions -= dropped.len() as u64;

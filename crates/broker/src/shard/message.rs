@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
+use super::verdicts::Hashed;
+
 /// What a delivery needs to know of a message.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Msg<'a> {
-    pub(crate) subject: &'a [u8],
+    pub(crate) subject: Hashed<'a>,
     pub(crate) reply: Option<&'a [u8]>,
     /// Length of the header block at the front of the body; `None` for a message without headers.
     pub(crate) header_len: Option<usize>,

@@ -30,6 +30,7 @@ mod responses;
 mod routes;
 pub(crate) mod tasks;
 mod timers;
+mod verdicts;
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -49,6 +50,7 @@ use self::look::Ended;
 use self::outbound::Pool;
 use self::routes::Routes;
 use self::timers::{Due, Timers};
+use self::verdicts::Verdicts;
 use crate::auth::Entry;
 use crate::connect::{CLAIMED_VERSION, Info};
 use crate::limits::Limits;
@@ -76,6 +78,7 @@ pub(crate) struct Shard {
     free: Vec<usize>,
     /// By account, that of everybody first. A connection holds the place of its own.
     routes: Vec<Routes>,
+    verdicts: Verdicts,
     /// Connections with something to write at the end of this batch.
     dirty: Vec<usize>,
     /// Messages for other shards, by shard.
@@ -146,6 +149,7 @@ impl Shard {
                 conns: Vec::new(),
                 free: Vec::new(),
                 routes,
+                verdicts: Verdicts::default(),
                 dirty: Vec::new(),
                 outboxes,
                 pool: Pool::default(),
@@ -376,7 +380,7 @@ impl Shard {
         // the whole batch is on its way, also before a shutdown that it asks for.
         for (shard, outbox) in self.outboxes.iter_mut().enumerate() {
             if !outbox.is_empty() {
-                self.shared.shards[shard].inbox.push(Envelope::Batch(std::mem::take(outbox)));
+                self.shared.shards[shard].inbox.push_batch(outbox);
             }
         }
         let now = self.now;
@@ -486,12 +490,15 @@ impl Shard {
         for envelope in envelopes {
             match envelope {
                 Envelope::Connection(incoming) => self.take_over(*incoming),
-                Envelope::Batch(batch) => batch.unpack(|message, targets| {
-                    let mut shared_body = None;
-                    for target in targets {
-                        self.deliver(target, message, &mut shared_body, targets.len() > 1);
-                    }
-                }),
+                Envelope::Batch(batch) => {
+                    batch.unpack(|message, targets| {
+                        let mut shared_body = None;
+                        for target in targets {
+                            self.deliver(target, message, &mut shared_body, targets.len() > 1);
+                        }
+                    });
+                    self.shared.shards[self.index].inbox.give_back(batch);
+                }
                 Envelope::UsersChanged => {}
                 Envelope::Question(question) => self.answer(question),
                 Envelope::LimitsChanged => self.apply_limits(),

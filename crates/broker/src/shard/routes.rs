@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ostler_broker_proto::Matches;
 
+use super::verdicts::Hashed;
 use crate::accounts::Account;
 use crate::link::Subscription;
 use crate::snapshot::Routing;
@@ -16,97 +17,92 @@ use crate::snapshot::Routing;
 const ROUTES_MAX: usize = 4096;
 
 /// Who gets messages of one subject, seen from one shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Route {
+    /// The state of the trie it was read from.
+    generation: u64,
+    subject: Box<[u8]>,
     /// Plain subscriptions of this shard.
     pub(crate) local: Vec<Arc<Subscription>>,
-    /// Plain subscriptions of other shards; only shards that have some.
-    pub(crate) remote: Vec<(usize, Vec<Arc<Subscription>>)>,
+    /// Plain subscriptions of other shards; only shards that have some. Shared with the batches on their way there.
+    pub(crate) remote: Vec<(usize, Arc<[Arc<Subscription>]>)>,
     /// Members of queue groups, wherever they are.
     pub(crate) groups: Vec<Vec<Arc<Subscription>>>,
 }
 
 impl Route {
-    fn new(matches: Matches<Arc<Subscription>>, shard: usize) -> Self {
-        let mut route = Self::default();
+    fn new(generation: u64, subject: &[u8], matches: Matches<Arc<Subscription>>, shard: usize) -> Self {
+        let (mut local, mut remote) = (Vec::new(), Vec::<(usize, Vec<_>)>::new());
         for subscription in matches.plain {
             let owner = subscription.link.shard;
             if owner == shard {
-                route.local.push(subscription);
+                local.push(subscription);
                 continue;
             }
-            match route.remote.iter_mut().find(|(known, _)| *known == owner) {
+            match remote.iter_mut().find(|(known, _)| *known == owner) {
                 Some((_, list)) => list.push(subscription),
-                None => route.remote.push((owner, vec![subscription])),
+                None => remote.push((owner, vec![subscription])),
             }
         }
-        route.groups = matches.queues.into_iter().map(|group| group.members).collect();
-        route
+        let remote = remote.into_iter().map(|(owner, list)| (owner, list.into())).collect();
+        let groups = matches.queues.into_iter().map(|group| group.members).collect();
+        Self { generation, subject: subject.into(), local, remote, groups }
     }
 }
 
 /// Routes of one account, by subject.
 pub(crate) struct Routes {
     account: Arc<Account>,
-    known: HashMap<Box<[u8]>, Known, BuildHasherDefault<SubjectHasher>>,
-    /// The one used last: a batch mostly repeats its subject, and comparing is cheaper than hashing.
-    last: Option<Known>,
-    last_subject: Vec<u8>,
+    /// By the hash of the subject. Of two subjects with one hash the later stays: this is a cache.
+    known: HashMap<u64, Rc<Route>, BuildHasherDefault<Hash>>,
+    /// The one used last: a batch mostly repeats its subject.
+    last: Option<Rc<Route>>,
     /// Subjects that were looked up in the trie.
     misses: u64,
 }
 
-#[derive(Clone)]
-struct Known {
-    generation: u64,
-    route: Rc<Route>,
-}
-
 impl Routes {
     pub(crate) fn new(account: Arc<Account>) -> Self {
-        Self { account, known: HashMap::default(), last: None, last_subject: Vec::new(), misses: 0 }
+        Self { account, known: HashMap::default(), last: None, misses: 0 }
     }
 
     pub(crate) fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// The route of `subject` as of this moment.
-    pub(crate) fn get(&mut self, subject: &[u8], shard: usize) -> Rc<Route> {
+    /// The route of a subject as of this moment.
+    #[inline]
+    pub(crate) fn get(&mut self, hashed: Hashed<'_>, shard: usize) -> Rc<Route> {
         let generation = self.account.generation();
-        if let Some(known) = &self.last
-            && known.generation == generation
-            && self.last_subject == subject
-        {
-            return Rc::clone(&known.route);
+        let holds = |route: &&Rc<Route>| route.generation == generation && *route.subject == *hashed.subject;
+        if let Some(last) = self.last.as_ref().filter(holds) {
+            return Rc::clone(last);
         }
-        let known = match self.known.get(subject) {
-            Some(known) if known.generation == generation => known.clone(),
-            _ => self.learn(subject, shard),
+        let route = match self.known.get(&hashed.hash).filter(holds) {
+            Some(known) => Rc::clone(known),
+            None => self.learn(hashed, shard),
         };
-        let route = Rc::clone(&known.route);
-        self.last = Some(known);
-        self.last_subject.clear();
-        self.last_subject.extend_from_slice(subject);
+        self.last = Some(Rc::clone(&route));
         route
     }
 
     #[cold]
-    fn learn(&mut self, subject: &[u8], shard: usize) -> Known {
+    fn learn(&mut self, hashed: Hashed<'_>, shard: usize) -> Rc<Route> {
         self.misses += 1;
-        let (generation, matches) = self.account.read_subscriptions(|sublist| sublist.matches(subject));
-        let known = Known { generation, route: Rc::new(Route::new(matches, shard)) };
+        let (generation, matches) =
+            self.account.read_subscriptions(|sublist| sublist.matches(hashed.subject));
+        let route = Rc::new(Route::new(generation, hashed.subject, matches, shard));
         if self.known.len() >= ROUTES_MAX {
             self.known.clear();
         }
-        self.known.insert(subject.into(), known.clone());
-        known
+        self.known.insert(hashed.hash, Rc::clone(&route));
+        route
     }
 
     /// What is remembered, for whoever asks.
     pub(crate) fn survey(&self) -> Routing {
         let mut routing = Routing { misses: self.misses, ..Routing::default() };
-        for Known { route, .. } in self.known.values() {
+        for route in self.known.values() {
             let remote: usize = route.remote.iter().map(|(_, targets)| targets.len()).sum();
             let fanout = (route.local.len() + remote + route.groups.len()) as u64;
             routing.subjects += 1;
@@ -149,12 +145,27 @@ impl Hasher for SubjectHasher {
         self.mix(u64::from_le_bytes(last) ^ ((bytes.len() as u64) << 56));
     }
 
-    /// The length in front of a slice; [`write`](Self::write) mixes it in already.
-    fn write_usize(&mut self, _length: usize) {}
-
     fn finish(&self) -> u64 {
         // hashbrown takes its tag from the top bits and its bucket from the low ones.
         self.0 ^ (self.0 << 32)
+    }
+}
+
+/// Passes on what is a hash already.
+#[derive(Default)]
+pub(crate) struct Hash(u64);
+
+impl Hasher for Hash {
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("the keys are of type u64");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
