@@ -22,6 +22,14 @@ pub(crate) struct Info<'a> {
     pub(crate) host: IpAddr,
     pub(crate) port: u16,
     pub(crate) headers: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) tls_required: bool,
+    /// The client must show a certificate.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) tls_verify: bool,
+    /// The client may encrypt, and need not.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) tls_available: bool,
     pub(crate) max_payload: usize,
     pub(crate) client_id: u64,
     pub(crate) client_ip: IpAddr,
@@ -143,6 +151,9 @@ mod tests {
             host: local,
             port: 4222,
             headers: true,
+            tls_required: false,
+            tls_verify: false,
+            tls_available: false,
             max_payload: 1,
             client_id: 1,
             client_ip: local,

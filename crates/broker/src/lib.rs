@@ -34,6 +34,10 @@
 //! **While it runs**, [`Users`] and [`Server::set_limits`] change who may do what and how much; [`Server::lame_duck`] ends
 //! it gently.
 //!
+//! **Seeing into it.** [`Server::stats`] costs nothing to the data path; [`Server::connections`],
+//! [`Server::subscriptions`] and [`Server::accounts`] ask every shard. [`Server::monitor`] gives the documents that
+//! dashboards of nats-server read, and with the feature `monitor`, `Builder::monitor` serves them over HTTP.
+//!
 //! **Known limits.** Core NATS only: no JetStream, TLS, WebSocket or clustering. Subscriptions take a
 //! server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
@@ -59,7 +63,11 @@ mod shared;
 mod snapshot;
 mod stats;
 mod time;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
+#[cfg(feature = "websocket")]
+mod websocket;
 
 pub use auth::{Credential, Identity, Users};
 pub use ending::LameDuck;
@@ -77,3 +85,7 @@ pub use snapshot::{
     SubscriptionInfo, Subscriptions, SubscriptionsQuery, Traffic, TransportInfo, Unanswered,
 };
 pub use stats::Stats;
+#[cfg(feature = "tls")]
+pub use tls::{HandshakeFirst, Tls, TlsError};
+#[cfg(feature = "websocket")]
+pub use websocket::WebSocket;

@@ -33,6 +33,10 @@ pub struct Builder {
     pub(crate) monitor: Option<SocketAddr>,
     pub(crate) system_account: String,
     pub(crate) no_auth_user: Option<String>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<crate::tls::Tls>,
+    #[cfg(feature = "websocket")]
+    pub(crate) websocket: Option<crate::websocket::WebSocket>,
 }
 
 impl Default for Builder {
@@ -49,6 +53,10 @@ impl Default for Builder {
             monitor: None,
             system_account: SYSTEM_ACCOUNT.into(),
             no_auth_user: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "websocket")]
+            websocket: None,
         }
     }
 }
@@ -57,6 +65,20 @@ impl Builder {
     /// Where to listen. Default 127.0.0.1:4222; port 0 takes any free one, see [`Server::local_addr`].
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
+        self
+    }
+
+    /// Encrypts the connections of clients. Default not: listen on loopback then.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: crate::tls::Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Listens for WebSocket connections as well. Default not.
+    #[cfg(feature = "websocket")]
+    pub fn websocket(mut self, websocket: crate::websocket::WebSocket) -> Self {
+        self.websocket = Some(websocket);
         self
     }
 
@@ -109,8 +131,8 @@ impl Builder {
     }
 
     /// Connections that are remembered after they ended, for
-    /// [`ConnectionsQuery::state`](crate::ConnectionsQuery::state). Default none, with [`monitor`](Self::monitor) 10,000
-    /// as in nats-server; some 300 bytes each.
+    /// [`ConnectionsQuery::state`](crate::ConnectionsQuery::state). Default none, with `monitor` 10,000 as in
+    /// nats-server; some 400 bytes each.
     pub fn closed_connections_max(mut self, connections: usize) -> Self {
         self.closed_connections_max = Some(connections);
         self

@@ -14,7 +14,7 @@ use crate::ending::{self, LameDuck};
 use crate::error::Error;
 use crate::in_process::{InProcess, InProcessError, InProcessOptions, Login, Pipe};
 use crate::limits::Limits;
-use crate::listen;
+use crate::listen::{self, Door};
 #[cfg(feature = "monitor")]
 use crate::monitor::http::{self, Monitor};
 use crate::options::Builder;
@@ -48,12 +48,9 @@ impl Server {
     }
 
     pub(crate) fn start(options: &Builder) -> Result<Self, Error> {
-        let refused = |source| Error::Listen { address: options.listen, source };
         // Asked once here, so that a connection never meets a system without randomness.
         getrandom::fill(&mut [0; 1]).map_err(|error| Error::Start(io::Error::other(error)))?;
-        let listener = TcpListener::bind(options.listen).map_err(refused)?;
-        let listen = listener.local_addr().map_err(refused)?;
-        listener.set_nonblocking(true).map_err(refused)?;
+        let (listener, listen) = bind(options.listen)?;
         #[cfg(feature = "monitor")]
         let monitored = options.monitor.map(http::bind).transpose()?;
         let shared = Arc::new(Shared::new(options, KeyPair::new_server().public_key(), listen));
@@ -63,10 +60,18 @@ impl Server {
             #[cfg(feature = "monitor")]
             http: Mutex::default(),
         };
-        let mut listener = Some(listener);
+        let mut listeners = vec![(listener, Door::Clients)];
+        #[cfg(feature = "websocket")]
+        if let Some(options) = &options.websocket {
+            let (listener, address) = bind(options.listen)?;
+            // It was empty: this is the only place that sets it.
+            let _ = shared.listening.websocket_addr.set(address);
+            tracing::info!(%address, "listening for WebSocket clients");
+            listeners.push((listener, Door::WebSockets));
+        }
         for index in 0..shared.shards.len() {
             // On an error `server` is dropped, which ends the threads that run already.
-            let thread = start_shard(index, Arc::clone(&shared), listener.take()).map_err(Error::Start)?;
+            let thread = start_shard(index, Arc::clone(&shared), std::mem::take(&mut listeners)).map_err(Error::Start)?;
             server.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         watch_users(&shared);
@@ -87,6 +92,38 @@ impl Server {
     /// Where monitoring is served over HTTP, with the port that was taken, if it is: see `Builder::monitor`.
     pub fn monitor_addr(&self) -> Option<SocketAddr> {
         self.shared.monitor_addr.get().copied()
+    }
+
+    /// Where WebSocket clients connect to, with the port that was taken, if they can.
+    #[cfg(feature = "websocket")]
+    pub fn websocket_addr(&self) -> Option<SocketAddr> {
+        self.shared.listening.websocket_addr.get().copied()
+    }
+
+    /// Replaces certificate and terms for connections from now on; those that stand stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if the server was started without TLS: its clients would not know.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: crate::Tls) -> Result<(), Error> {
+        if self.shared.listening.set_tls(tls) {
+            return Ok(());
+        }
+        let problem = "this server was started without TLS; restart it with".into();
+        Err(Error::Option { option: "tls", problem })
+    }
+
+    /// The same for WebSocket connections.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if the server has no encrypted WebSockets.
+    #[cfg(all(feature = "tls", feature = "websocket"))]
+    pub fn set_websocket_tls(&self, tls: crate::Tls) -> Result<(), Error> {
+        if self.shared.listening.set_websocket_tls(tls) {
+            return Ok(());
+        }
+        let problem = "this server was started without encrypted WebSockets; restart it with".into();
+        Err(Error::Option { option: "websocket", problem })
     }
 
     /// `nats://address:port`, for a client on this machine.
@@ -241,7 +278,7 @@ impl Drop for Server {
 fn start_shard(
     index: usize,
     shared: Arc<Shared>,
-    listener: Option<TcpListener>,
+    listeners: Vec<(TcpListener, Door)>,
 ) -> io::Result<JoinHandle<()>> {
     let (ready_tx, ready_rx) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("ostler-bus-{index}")).spawn(move || {
@@ -249,11 +286,11 @@ fn start_shard(
         // Left when everything else of this thread is gone.
         let _serving = ending.ending.enter();
         // A local runtime cannot be sent: it is made in the thread that it lives in.
-        match make_runtime(listener) {
-            Ok((runtime, listener)) => {
+        match make_runtime(listeners) {
+            Ok((runtime, listeners)) => {
                 // The receiver waits for exactly this message.
                 let _ = ready_tx.send(Ok(()));
-                runtime.block_on(tasks::run(index, shared, listener));
+                runtime.block_on(tasks::run(index, shared, listeners));
             }
             Err(error) => drop(ready_tx.send(Err(error))),
         }
@@ -263,15 +300,24 @@ fn start_shard(
 }
 
 fn make_runtime(
-    listener: Option<TcpListener>,
-) -> io::Result<(LocalRuntime, Option<tokio::net::TcpListener>)> {
+    listeners: Vec<(TcpListener, Door)>,
+) -> io::Result<(LocalRuntime, Vec<(tokio::net::TcpListener, Door)>)> {
     let runtime =
         RuntimeBuilder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())?;
-    let listener = {
+    let listeners = {
         let _entered = runtime.enter();
-        listener.map(tokio::net::TcpListener::from_std).transpose()?
+        let adopt = |(listener, door)| Ok((tokio::net::TcpListener::from_std(listener)?, door));
+        listeners.into_iter().map(adopt).collect::<io::Result<_>>()?
     };
-    Ok((runtime, listener))
+    Ok((runtime, listeners))
+}
+
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let refused = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    Ok((listener, bound))
 }
 
 /// Has every change of the identities looked at by all shards, as long as the server lives.

@@ -12,6 +12,7 @@ use crate::auth::{Entry, Users};
 use crate::ending::{Doors, Ending};
 use crate::limits::Limits;
 use crate::monitor::varz;
+use crate::listen::Listening;
 use crate::options::Builder;
 use crate::shard::inbox::{Envelope, Inbox};
 use crate::stats::ShardCounters;
@@ -25,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) server_id: String,
     pub(crate) server_name: String,
     pub(crate) listen: SocketAddr,
+    pub(crate) listening: Listening,
     /// Swapped whole; each shard holds those that it was told of last.
     limits: RwLock<Arc<Limits>>,
     pub(crate) users: Users,
@@ -73,6 +75,7 @@ impl Shared {
             server_id,
             server_name: options.server_name.clone(),
             listen,
+            listening: Listening::new(options),
             limits: RwLock::new(Arc::new(options.limits.clone())),
             users: options.users.clone(),
             anonymous: options.allow_anonymous.then(|| Arc::new(Entry::anonymous())),

@@ -18,6 +18,7 @@
 mod changes;
 mod conn;
 mod events;
+mod greet;
 pub(crate) mod inbox;
 mod ingest;
 mod login;
@@ -33,14 +34,12 @@ mod timers;
 mod verdicts;
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ostler_broker_proto::codec::{write_err, write_info};
-use tokio::net::TcpStream;
+use ostler_broker_proto::codec::write_err;
 use tokio::sync::Notify;
 
 use self::conn::Conn;
@@ -51,15 +50,11 @@ use self::outbound::Pool;
 use self::routes::Routes;
 use self::timers::{Due, Timers};
 use self::verdicts::Verdicts;
-use crate::auth::Entry;
-use crate::connect::{CLAIMED_VERSION, Info};
 use crate::limits::Limits;
 use crate::link::Link;
-use crate::listen::{Carrier, Incoming};
 use crate::shared::Shared;
 use crate::snapshot::CloseReason;
 use crate::stats::Stats;
-use crate::transport::Transport;
 
 /// Bytes per read: one system call for thousands of small messages, and it stays in the cache.
 const READ_BYTES: usize = 64 << 10;
@@ -169,83 +164,6 @@ impl Shard {
                 myself: myself.clone(),
             })
         })
-    }
-
-    /// Takes a connection into its runtime.
-    fn take_over(&mut self, incoming: Incoming) {
-        let peer = incoming.peer;
-        let stream = match incoming.carrier {
-            Carrier::Pipe(pipe) => Ok(Transport::Pipe(pipe)),
-            Carrier::Client(stream) => TcpStream::from_std(stream).map(|stream| {
-                // Small answers must not wait for an acknowledgement; a socket that refuses this works all the same.
-                let _ = stream.set_nodelay(true);
-                Transport::Tcp(stream)
-            }),
-        };
-        match stream {
-            Ok(stream) => self.open(stream, peer, incoming.trusted),
-            Err(error) => {
-                tracing::warn!(%peer, %error, "cannot take over a connection");
-                self.shared.dismiss(self.index);
-            }
-        }
-    }
-
-    /// Begins a connection: sends INFO and starts its task. `trusted` is who it is, if that needs no proof.
-    fn open(&mut self, stream: Transport, peer: SocketAddr, trusted: Option<Arc<Entry>>) {
-        let now = Instant::now();
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.conns.push(None);
-            self.conns.len() - 1
-        });
-        let link = Arc::new(Link::new(self.shared.next_client_id(), self.index, slot));
-        let must_prove = trusted.is_none() && self.shared.auth_required();
-        let nonce = if trusted.is_none() && self.shared.needs_nonce() { fresh_nonce() } else { String::new() };
-        let mut conn = Conn::new(Arc::clone(&link), Rc::new(stream), peer, nonce, now);
-        if let Some(entry) = trusted {
-            conn.account = self.place_of_account(&entry.identity.account);
-            conn.entry = Some(entry);
-        }
-        let info = self.info(&conn, false);
-        let stream = Rc::clone(&conn.stream);
-        let is_known = conn.entry.is_some();
-        self.conns[slot] = Some(Box::new(conn));
-        if !is_known {
-            self.welcome(slot);
-        }
-        self.stats.connections += 1;
-        self.stats.connections_total += 1;
-        self.send_with(slot, |out| write_info(out, info.as_bytes()));
-        if must_prove {
-            self.remind(now + self.limits.auth_timeout, Due::Auth, slot, link.id);
-        }
-        if let Some(myself) = self.myself.upgrade() {
-            tokio::task::spawn_local(tasks::serve(myself, link, stream));
-        }
-    }
-
-    fn info(&self, conn: &Conn, connect_info: bool) -> String {
-        let shared = &self.shared;
-        let account = self.routes[conn.account].account();
-        let info = Info {
-            server_id: &shared.server_id,
-            server_name: &shared.server_name,
-            version: CLAIMED_VERSION,
-            proto: 1,
-            host: shared.listen.ip(),
-            port: shared.listen.port(),
-            headers: true,
-            max_payload: self.limits.payload_bytes_max,
-            client_id: conn.link.id,
-            client_ip: conn.peer.ip(),
-            auth_required: shared.auth_required() && !conn.is_trusted(),
-            nonce: Some(conn.nonce.as_str()).filter(|nonce| !nonce.is_empty()),
-            ldm: shared.is_lame_duck(),
-            connect_info,
-            remote_account: connect_info.then_some(&*account.name),
-            acc_is_sys: connect_info && Arc::ptr_eq(account, shared.accounts.system()),
-        };
-        serde_json::to_string(&info).expect("INFO has string keys and plain values only")
     }
 
     /// The connection that `link` names, unless it ended.
@@ -416,7 +334,11 @@ impl Shard {
 
     /// The bytes that `link` ever took and those that wait for it, unless it ended.
     fn backlog(&mut self, link: &Link) -> Option<(u64, usize)> {
-        self.conn(link).map(|conn| (conn.outbound.taken(), conn.outbound.len()))
+        self.conn(link).map(|conn| {
+            // What a transport took but could not pass on did not leave.
+            let taken = conn.stream.written().unwrap_or(conn.outbound.taken());
+            (taken, conn.outbound.len())
+        })
     }
 
     /// The socket of `link` may take bytes again. Returns the backlog if it must still be waited for.
@@ -457,6 +379,8 @@ impl Shard {
                 continue;
             };
             match due {
+                Due::Handshake if conn.stream.is_handshaking() => self.close(slot, End::Cut),
+                Due::Handshake => {}
                 Due::Auth if conn.entry.is_none() => self.close(slot, End::Told("Authentication Timeout")),
                 Due::Auth => {}
                 Due::Ping => {

@@ -20,7 +20,7 @@ use super::{End, Shard};
 use crate::auth::{Challenge, Entry};
 use crate::link::Link;
 use crate::monitor;
-use crate::listen;
+use crate::listen::{self, Door};
 use crate::shared::Shared;
 use crate::snapshot::CloseReason;
 use crate::transport::Transport;
@@ -36,19 +36,20 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 type Handle = Rc<RefCell<Shard>>;
 
 /// Runs a shard until the server is shut down.
-pub(crate) async fn run(index: usize, shared: Arc<Shared>, listener: Option<TcpListener>) {
+pub(crate) async fn run(index: usize, shared: Arc<Shared>, listeners: Vec<(TcpListener, Door)>) {
     let shard = Shard::new(index, Arc::clone(&shared));
     let clock = tokio::task::spawn_local(keep_time(Rc::clone(&shard)));
-    let accepting = listener.map(|listener| tokio::task::spawn_local(listen::accept(listener, Arc::clone(&shared))));
+    let accepting: Vec<_> = listeners
+        .into_iter()
+        .map(|(listener, door)| tokio::task::spawn_local(listen::accept(listener, door, Arc::clone(&shared))))
+        .collect();
     loop {
         let envelopes = shared.shards[index].inbox.take().await;
         if !shard.borrow_mut().receive(envelopes) {
             break;
         }
     }
-    if let Some(accepting) = accepting {
-        accepting.abort();
-    }
+    accepting.iter().for_each(tokio::task::JoinHandle::abort);
     clock.abort();
     let draining = {
         let mut shard = shard.borrow_mut();

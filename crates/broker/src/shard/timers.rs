@@ -14,6 +14,8 @@ const SHED_MIN: usize = 1024;
 /// Why a connection is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Due {
+    /// Its handshake should be done.
+    Handshake,
     /// It should have authenticated by now.
     Auth,
     /// It may be silent for too long.

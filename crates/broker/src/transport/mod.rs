@@ -1,8 +1,15 @@
-//! What carries a connection's bytes: a TCP socket, a pipe inside this process. A shard reads and writes without waiting;
+//! What carries a connection's bytes: a TCP socket, plain, encrypted or with WebSocket
+//! frames on it, or a pipe inside this process. A shard reads and writes without waiting;
 //! only its tasks wait, for [`readable`](Transport::readable) and [`writable`](Transport::writable). Knows no NATS.
 
+#[cfg(feature = "websocket")]
+mod frames;
 pub(crate) mod piece;
 pub(crate) mod pipe;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(feature = "websocket")]
+pub(crate) mod websocket;
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -19,6 +26,12 @@ pub(crate) enum Transport {
     Tcp(TcpStream),
     /// A connection of this very process.
     Pipe(pipe::End),
+    /// An encrypted socket.
+    #[cfg(feature = "tls")]
+    Tls(Box<tls::Stream>),
+    /// A socket with WebSocket frames on it.
+    #[cfg(feature = "websocket")]
+    WebSocket(Box<websocket::Stream>),
 }
 
 impl Transport {
@@ -27,7 +40,7 @@ impl Transport {
     pub(crate) fn as_pipe(&self) -> Option<&pipe::End> {
         match self {
             Self::Pipe(pipe) => Some(pipe),
-            Self::Tcp(_) => None,
+            _ => None,
         }
     }
 
@@ -40,6 +53,10 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.try_read(buffer),
             Self::Pipe(pipe) => pipe.try_read(buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_read(buffer),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.try_read(buffer),
         }
     }
 
@@ -49,6 +66,10 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.try_read_buf(buffer),
             Self::Pipe(pipe) => pipe.try_read_buf(buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_read_buf(buffer),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.try_read_buf(buffer),
         }
     }
 
@@ -58,6 +79,10 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.try_write(bytes),
             Self::Pipe(pipe) => pipe.try_write_vectored(&[IoSlice::new(bytes)]),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_write_vectored(&[IoSlice::new(bytes)]),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.try_write_vectored(&[IoSlice::new(bytes)]),
         }
     }
 
@@ -67,6 +92,10 @@ impl Transport {
         match self {
             Self::Tcp(socket) => socket.try_write_vectored(pieces),
             Self::Pipe(pipe) => pipe.try_write_vectored(pieces),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_write_vectored(pieces),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.try_write_vectored(pieces),
         }
     }
 
@@ -75,6 +104,10 @@ impl Transport {
     pub(crate) fn try_flush(&self) -> io::Result<bool> {
         match self {
             Self::Tcp(_) | Self::Pipe(_) => Ok(true),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.try_flush(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.try_flush(),
         }
     }
 
@@ -89,6 +122,10 @@ impl Transport {
                 pipe.readable().await;
                 Ok(())
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.readable().await,
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.readable().await,
         }
     }
 
@@ -101,6 +138,10 @@ impl Transport {
                 pipe.writable().await;
                 Ok(())
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.writable().await,
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.writable().await,
         }
     }
 
@@ -109,6 +150,36 @@ impl Transport {
         match self {
             Self::Tcp(_) => TransportInfo::default(),
             Self::Pipe(_) => TransportInfo { is_in_process: true, ..TransportInfo::default() },
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => encrypted(tls.suite()),
+            #[cfg(all(feature = "tls", feature = "websocket"))]
+            Self::WebSocket(websocket) => {
+                TransportInfo { is_websocket: true, ..encrypted(websocket.suite()) }
+            }
+            #[cfg(all(not(feature = "tls"), feature = "websocket"))]
+            Self::WebSocket(_) => TransportInfo { is_websocket: true, ..TransportInfo::default() },
+        }
+    }
+
+    /// Whether a handshake must be done before anything is said.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Pipe(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_handshaking(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.is_handshaking(),
+        }
+    }
+
+    /// Bytes ever given to the system, where that is not what was taken.
+    pub(crate) fn written(&self) -> Option<u64> {
+        match self {
+            Self::Tcp(_) | Self::Pipe(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => Some(tls.written()),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => Some(websocket.written()),
         }
     }
 
@@ -118,6 +189,10 @@ impl Transport {
             // Of a socket that is shut already there is nothing to say.
             Self::Tcp(socket) => drop(socket2::SockRef::from(socket).shutdown(Shutdown::Both)),
             Self::Pipe(pipe) => pipe.cut(),
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.cut(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.cut(),
         }
     }
 
@@ -129,6 +204,19 @@ impl Transport {
                 pipe.shutdown_write();
                 Ok(())
             }
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.shutdown_write(),
+            #[cfg(feature = "websocket")]
+            Self::WebSocket(websocket) => websocket.shutdown_write(),
         }
+    }
+}
+
+#[cfg(feature = "tls")]
+fn encrypted(suite: Option<(&str, &str)>) -> TransportInfo {
+    TransportInfo {
+        tls_version: suite.map(|(version, _)| version.to_owned()),
+        tls_cipher: suite.map(|(_, cipher)| cipher.to_owned()),
+        ..TransportInfo::default()
     }
 }
