@@ -23,6 +23,9 @@ use crate::shard::look::{Answer, Question, Wanted};
 use crate::shared::Shared;
 use crate::time::Moment;
 
+/// Connections whose subscriptions are told in one portion.
+const LISTS_PER_QUESTION: usize = 256;
+
 /// Lists connections. Cancel-safe.
 pub(crate) async fn connections(
     shared: &Shared,
@@ -158,17 +161,19 @@ async fn lists_of(
             .filter(|(owner, seen)| *owner == shard && seen.ended.is_none() && seen.subscriptions > 0)
             .map(|(_, seen)| (seen.slot, seen.id))
             .collect();
-        if places.is_empty() {
-            continue;
-        }
-        for held in ask(shared, shard, Wanted::SubscriptionsOf(places)).await?.subscriptions {
-            let account = held.entry.as_deref().map(account_of);
-            let mut list = held.subscriptions;
-            list.sort_unstable_by_key(|subscription| subscription.id);
-            list.truncate(room);
-            room -= list.len();
-            let told = list.iter().map(|subscription| describe_subscription(subscription, account)).collect();
-            lists.insert(held.connection, told);
+        for portion in places.chunks(LISTS_PER_QUESTION) {
+            if room == 0 {
+                break;
+            }
+            for held in ask(shared, shard, Wanted::SubscriptionsOf(portion.to_vec())).await?.subscriptions {
+                let account = held.entry.as_deref().map(account_of);
+                let mut list = held.subscriptions;
+                list.sort_unstable_by_key(|subscription| subscription.id);
+                list.truncate(room);
+                room -= list.len();
+                let told = list.iter().map(|subscription| describe_subscription(subscription, account));
+                lists.insert(held.connection, told.collect());
+            }
         }
     }
     Ok(lists)
