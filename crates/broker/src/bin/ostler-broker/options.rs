@@ -3,8 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 
-use ostler_broker::conf::{JETSTREAM, MonitorSettings, Settings, System, TlsSettings};
-use ostler_broker::{Builder, Credential, Identity, LameDuck, Permissions, Server, Users};
+use ostler_broker::conf::{Handshake, JETSTREAM, MonitorSettings, Settings, System, TlsSettings};
+use ostler_broker::{
+    Builder, Credential, HandshakeFirst, Identity, LameDuck, Permissions, Server, Tls, TlsError, Users,
+    WebSocket,
+};
 
 use crate::args::Args;
 
@@ -28,6 +31,12 @@ pub(crate) fn load(args: &Args) -> Result<Settings, String> {
         None => Settings::default(),
     };
     override_with(args, &mut settings)?;
+    if settings.allow_non_tls && settings.tls.is_none() {
+        return Err(
+            "allow_non_tls says that tls is optional, but there is no tls; add it, or remove allow_non_tls"
+                .into(),
+        );
+    }
     Ok(settings)
 }
 
@@ -112,9 +121,13 @@ fn tls(args: &Args, settings: &mut Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Everybody without a credential may do everything: where no user is configured, as in nats-server.
+/// Whether everybody without a credential may do everything. As in nats-server: where no user is configured, or none
+/// but users of the system account, which others could not do without.
 pub(crate) fn is_open(settings: &Settings) -> bool {
-    settings.identities.is_empty()
+    /// The system account where the configuration names none.
+    const SYSTEM: &str = "$SYS";
+    let system = settings.system_account.as_deref().unwrap_or(SYSTEM);
+    settings.no_auth_user.is_none() && settings.identities.iter().all(|identity| identity.account == system)
 }
 
 /// The server's options.
@@ -144,7 +157,49 @@ pub(crate) fn builder(settings: &Settings, users: &Users) -> Result<Builder, Str
         let host = monitor.host.clone().unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
         builder = builder.monitor(resolve(&host, monitor.port)?);
     }
+    if let Some(tls) = tls_of(settings)? {
+        builder = builder.tls(tls);
+    }
+    if let Some(websocket) = websocket_of(settings, host)? {
+        builder = builder.websocket(websocket);
+    }
     Ok(builder)
+}
+
+/// The certificates of client connections, read anew.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub(crate) fn tls_of(settings: &Settings) -> Result<Option<Tls>, String> {
+    let Some(tls) = &settings.tls else { return Ok(None) };
+    let tls = read_tls(tls)?;
+    Ok(Some(if settings.allow_non_tls { tls.allow_plain() } else { tls }))
+}
+
+fn read_tls(settings: &TlsSettings) -> Result<Tls, String> {
+    let explain = |error: TlsError| error.to_string();
+    let mut tls = Tls::from_pem_files(&settings.cert_file, &settings.key_file).map_err(explain)?;
+    if let Some(authorities) = settings.ca_file.as_ref().filter(|_| settings.verify) {
+        tls = tls.verify_clients(authorities).map_err(explain)?;
+    }
+    if let Some(timeout) = settings.timeout {
+        tls = tls.timeout(timeout);
+    }
+    Ok(tls.handshake_first(match settings.handshake {
+        Handshake::AfterInfo => HandshakeFirst::No,
+        Handshake::First => HandshakeFirst::Yes,
+        Handshake::Auto(wait) => HandshakeFirst::Auto(wait),
+    }))
+}
+
+fn websocket_of(settings: &Settings, host: &str) -> Result<Option<WebSocket>, String> {
+    let Some(asked) = &settings.websocket else { return Ok(None) };
+    let mut websocket = WebSocket::on(resolve(asked.host.as_deref().unwrap_or(host), asked.port)?);
+    websocket.tls = asked.tls.as_ref().map(read_tls).transpose()?;
+    websocket.same_origin = asked.same_origin;
+    websocket.allowed_origins.clone_from(&asked.allowed_origins);
+    websocket.handshake_timeout = asked.handshake_timeout.unwrap_or(websocket.handshake_timeout);
+    Ok(Some(websocket))
 }
 
 /// The gentle end that SIGUSR2 asks for.

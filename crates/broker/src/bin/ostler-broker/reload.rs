@@ -23,10 +23,14 @@ pub(crate) fn reload(
     let settings = options::load(args)?;
     check_fixed(running, &settings)?;
     // Whatever may fail comes before the first change.
+    let tls = options::tls_of(&settings)?;
     server.set_limits(settings.limits.clone()).map_err(|error| error.to_string())?;
     if let Err(problem) = users.replace_all(settings.identities.clone()) {
         let _ = server.set_limits(running.limits.clone());
         return Err(problem.to_string());
+    }
+    if let Some(tls) = tls {
+        server.set_tls(tls).map_err(|error| error.to_string())?;
     }
     log.set_verbosity(&settings.log);
     Ok(settings)

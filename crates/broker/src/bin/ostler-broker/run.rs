@@ -106,6 +106,15 @@ fn announce(server: &Server, settings: &Settings, log: &Log) -> Addresses {
         log.info(format_args!("Starting http monitor on {address}"));
         addresses.monitoring.push(format!("http://{address}"));
     }
+    if let Some(address) = server.websocket_addr() {
+        let encrypted = settings.websocket.as_ref().is_some_and(|websocket| websocket.tls.is_some());
+        let url = format!("{}://{address}", if encrypted { "wss" } else { "ws" });
+        log.info(format_args!("Listening for websocket clients on {url}"));
+        if !encrypted && !address.ip().is_loopback() {
+            log.warn("Websocket not configured with TLS. DO NOT USE IN PRODUCTION!");
+        }
+        addresses.websocket.push(url);
+    }
     let address = server.local_addr();
     log.info(format_args!("Listening for client connections on {address}"));
     if settings.tls.is_some() {
