@@ -357,7 +357,6 @@ impl Shard {
 
 fn message<'a>(subject: &'a [u8], body_crlf: &'a [u8]) -> Msg<'a> {
     let subject = Hashed::new(subject);
-    let subject = Hashed::new(subject);
     Msg { subject, reply: None, header_len: None, body_crlf, tail: None, frame: None }
 }
 

@@ -135,6 +135,30 @@ impl Inbox {
         }
     }
 
+    /// Whether messages are waiting.
+    pub(crate) fn has_messages(&self) -> bool {
+        self.bytes.load(Ordering::Acquire) > 0
+    }
+
+    /// Takes the messages, and leaves everything else where it is.
+    pub(crate) fn take_batches(&self) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        {
+            let mut waiting = self.lock();
+            let others = Vec::with_capacity(waiting.envelopes.len());
+            for envelope in std::mem::replace(&mut waiting.envelopes, others) {
+                match envelope {
+                    Envelope::Batch(batch) => batches.push(batch),
+                    other => waiting.envelopes.push(other),
+                }
+            }
+        }
+        let bytes = batches.iter().map(Batch::len_bytes).sum();
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.drained.notify_waiters();
+        batches
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Acquire) > self.bytes_max.load(Ordering::Relaxed)
     }

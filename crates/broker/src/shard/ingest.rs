@@ -84,6 +84,7 @@ impl Shard {
                 }
             };
             self.note_arrival(link);
+            self.catch_up();
             if in_place {
                 self.ingest(link, &[]);
             } else {
@@ -107,6 +108,7 @@ impl Shard {
         match pipe.try_take() {
             Ok(Some(piece)) => {
                 self.note_arrival(link);
+                self.catch_up();
                 self.ingest(link, piece.as_slice());
                 if let Piece::Buffer(buffer) = piece {
                     pipe.give_back(buffer);

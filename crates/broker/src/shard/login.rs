@@ -50,6 +50,8 @@ impl Shard {
         let Some(conn) = self.conns[slot].as_deref_mut() else {
             return;
         };
+        // From INFO to CONNECT is a first estimate, before a PING measures it (client.go processConnect).
+        conn.round_trip.get_or_insert_with(|| conn.started.elapsed());
         // Accounts are given, not chosen; a client that asks for one must not believe that it got it.
         if !connect.account.is_empty() {
             return self.refuse_claim(slot, &connect);

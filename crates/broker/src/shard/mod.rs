@@ -414,15 +414,7 @@ impl Shard {
         for envelope in envelopes {
             match envelope {
                 Envelope::Connection(incoming) => self.take_over(*incoming),
-                Envelope::Batch(batch) => {
-                    batch.unpack(|message, targets| {
-                        let mut shared_body = None;
-                        for target in targets {
-                            self.deliver(target, message, &mut shared_body, targets.len() > 1);
-                        }
-                    });
-                    self.shared.shards[self.index].inbox.give_back(batch);
-                }
+                Envelope::Batch(batch) => self.deliver_batch(batch),
                 Envelope::UsersChanged => {}
                 Envelope::Question(question) => self.answer(question),
                 Envelope::LimitsChanged => self.apply_limits(),
@@ -433,6 +425,27 @@ impl Shard {
         }
         self.flush();
         goes_on
+    }
+
+    fn deliver_batch(&mut self, batch: Batch) {
+        batch.unpack(|message, targets| {
+            let mut shared_body = None;
+            for target in targets {
+                self.deliver(target, message, &mut shared_body, targets.len() > 1);
+            }
+        });
+        self.shared.shards[self.index].inbox.give_back(batch);
+    }
+
+    /// Delivers what other shards left, before a client of this one is heard that may know of it already: it must not
+    /// end a subscription (a drain: UNSUB, PING) and miss what was published before.
+    fn catch_up(&mut self) {
+        let inbox = &self.shared.shards[self.index].inbox;
+        if inbox.has_messages() {
+            for batch in inbox.take_batches() {
+                self.deliver_batch(batch);
+            }
+        }
     }
 
     /// Ends every connection; what waits for them is sent by their drains.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ostler_broker_proto::codec::{Decimal, tail_of};
 use ostler_broker_proto::{Publish, headers, subject};
-use serde_json::json;
 
 use super::conn::Conn;
 use super::ingest::SHARE_BYTES_MIN;
@@ -42,50 +41,25 @@ fn append_in_pieces(
 ) -> usize {
     let headers = message.header_len.filter(|_| conn.says.headers);
     // A client that did not declare headers gets the payload alone.
-    let skipped = if headers.is_none() {
-        message.header_len.unwrap_or(0)
-    } else {
-        0
-    };
+    let skipped = if headers.is_none() { message.header_len.unwrap_or(0) } else { 0 };
     let body = &message.body_crlf[skipped..];
     let size = Decimal::new(body.len() - 2);
     let header_size = Decimal::new(headers.unwrap_or(0));
     let verb: &[u8] = if headers.is_some() { b"HMSG " } else { b"MSG " };
-    let (header_size, header_gap): (&[u8], &[u8]) = if headers.is_some() {
-        (header_size.as_bytes(), b" ")
-    } else {
-        (b"", b"")
-    };
-    let (reply, reply_gap): (&[u8], &[u8]) =
-        message.reply.map_or((b"", b""), |reply| (reply, b" "));
-    let (subject, sid, size) = (
-        message.subject.subject,
-        target.spaced_sid(),
-        size.as_bytes(),
-    );
+    let (header_size, header_gap): (&[u8], &[u8]) =
+        if headers.is_some() { (header_size.as_bytes(), b" ") } else { (b"", b"") };
+    let (reply, reply_gap): (&[u8], &[u8]) = message.reply.map_or((b"", b""), |reply| (reply, b" "));
+    let (subject, sid, size) = (message.subject.subject, target.spaced_sid(), size.as_bytes());
     let is_shared = body.len() >= SHARE_BYTES_MIN && (message.frame.is_some() || to_several);
     let copied = if is_shared { &[] } else { body };
-    conn.outbound.append(
-        pool,
-        [
-            verb,
-            subject,
-            sid,
-            reply,
-            reply_gap,
-            header_size,
-            header_gap,
-            size,
-            b"\r\n",
-            copied,
-        ],
-    );
+    conn.outbound
+        .append(pool, [verb, subject, sid, reply, reply_gap, header_size, header_gap, size, b"\r\n", copied]);
     if is_shared {
         conn.outbound.append_shared(match message.frame {
             Some(frame) => frame.slice_ref(body),
-            None => shared_body
-                .get_or_insert_with(|| Bytes::copy_from_slice(message.body_crlf))
-                .slice(skipped..),
+            None => {
+                shared_body.get_or_insert_with(|| Bytes::copy_from_slice(message.body_crlf)).slice(skipped..)
+            }
         });
     }
     body.len() - 2
@@ -130,9 +104,8 @@ impl Shard {
         }
         let subject = Hashed::new(publish.subject);
         let permitted = conn.may_publish(subject, &mut self.verdicts, self.now);
-        let refused_reply = publish
-            .reply
-            .filter(|reply| permitted && !conn.may_name_reply(reply, &mut self.verdicts));
+        let refused_reply =
+            publish.reply.filter(|reply| permitted && !conn.may_name_reply(reply, &mut self.verdicts));
         if says.pedantic && !subject::is_literal(publish.subject) {
             // Said, and the message goes on all the same (client.go processPub).
             self.complain(slot, "Invalid Publish Subject");
@@ -156,8 +129,7 @@ impl Shard {
         };
         let mut delivered = self.route(slot, says.echo, &message);
         if publish.subject.first() == Some(&b'$') {
-            delivered |=
-                self.answer_system(slot, publish.subject, publish.reply, publish.payload());
+            delivered |= self.answer_system(slot, publish.subject, publish.reply, publish.payload());
         }
         if !delivered
             && says.no_responders
@@ -176,10 +148,7 @@ impl Shard {
             conn.log_refusal(what, subject);
         }
         let subject = String::from_utf8_lossy(subject);
-        self.complain(
-            slot,
-            &format!("Permissions Violation for {what} \"{subject}\""),
-        );
+        self.complain(slot, &format!("Permissions Violation for {what} \"{subject}\""));
         self.conns[slot].is_some()
     }
 
@@ -189,11 +158,7 @@ impl Shard {
             return false;
         };
         let route = self.routes[account].get(message.subject, self.index);
-        let skipped = if echo {
-            None
-        } else {
-            self.conns[from].as_deref().map(|conn| conn.link.id)
-        };
+        let skipped = if echo { None } else { self.conns[from].as_deref().map(|conn| conn.link.id) };
         let from_id = self.conns[from].as_deref().map_or(0, |conn| conn.link.id);
         let mut delivered = false;
         let mut shared_body = None;
@@ -211,8 +176,7 @@ impl Shard {
             self.outboxes[*shard].push(message, targets);
         }
         for members in &route.groups {
-            delivered |=
-                self.deliver_to_group(members, skipped, from_id, message, &mut shared_body);
+            delivered |= self.deliver_to_group(members, skipped, from_id, message, &mut shared_body);
         }
         delivered
     }
@@ -226,11 +190,7 @@ impl Shard {
         message: &Msg<'_>,
         shared_body: &mut Option<Bytes>,
     ) -> bool {
-        let start = if members.len() > 1 {
-            self.random.usize(..members.len())
-        } else {
-            0
-        };
+        let start = if members.len() > 1 { self.random.usize(..members.len()) } else { 0 };
         for accept_stalled in [false, true] {
             for offset in 0..members.len() {
                 let target = &members[(start + offset) % members.len()];
@@ -275,9 +235,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_deref_mut) else {
             return false;
         };
-        if conn.link.id != target.link.id
-            || (target.is_partly_denied() && conn.is_denied(message.subject, &mut self.verdicts))
-        {
+        if conn.link.id != target.link.id || (target.is_partly_denied() && conn.is_denied(message.subject, &mut self.verdicts)) {
             return false;
         }
         let delivery = target.count_delivery();
@@ -285,38 +243,20 @@ impl Shard {
             return false;
         }
         if let Some(reply) = message.reply
-            && conn
-                .entry
-                .as_ref()
-                .is_some_and(|entry| entry.access.responses.is_some())
+            && conn.entry.as_ref().is_some_and(|entry| entry.access.responses.is_some())
         {
             conn.expect_response(reply, self.now);
         }
 
         let sent = match message.tail {
             Some(tail)
-                if tail.len() < SHARE_BYTES_MIN
-                    && (message.header_len.is_none() || conn.says.headers) =>
+                if tail.len() < SHARE_BYTES_MIN && (message.header_len.is_none() || conn.says.headers) =>
             {
-                let verb: &[u8] = if message.header_len.is_some() {
-                    b"HMSG "
-                } else {
-                    b"MSG "
-                };
-                conn.outbound.append(
-                    &mut self.pool,
-                    [verb, message.subject.subject, target.spaced_sid(), tail],
-                );
+                let verb: &[u8] = if message.header_len.is_some() { b"HMSG " } else { b"MSG " };
+                conn.outbound.append(&mut self.pool, [verb, message.subject.subject, target.spaced_sid(), tail]);
                 message.body_crlf.len() - 2
             }
-            _ => append_in_pieces(
-                conn,
-                &mut self.pool,
-                target,
-                message,
-                shared_body,
-                to_several,
-            ),
+            _ => append_in_pieces(conn, &mut self.pool, target, message, shared_body, to_several),
         };
         self.stats.out_msgs += 1;
         self.stats.out_bytes += sent as u64;
@@ -347,55 +287,15 @@ impl Shard {
 
     /// Delivers to the connection's own plain subscriptions only, so that a client cannot have the server speak to
     /// others. To all of them: one that listens to everything must not miss the answer in its inbox.
-    fn send_to_self(
-        &mut self,
-        slot: usize,
-        subject: &[u8],
-        header_len: Option<usize>,
-        body_crlf: &[u8],
-    ) {
+    pub(super) fn send_to_self(&mut self, slot: usize, subject: &[u8], header_len: Option<usize>, body_crlf: &[u8]) {
         let Some(account) = self.conns[slot].as_deref().map(|conn| conn.account) else {
             return;
         };
         let subject = Hashed::new(subject);
         let route = self.routes[account].get(subject, self.index);
-        let message = Msg {
-            subject,
-            reply: None,
-            header_len,
-            body_crlf,
-            tail: None,
-            frame: None,
-        };
+        let message = Msg { subject, reply: None, header_len, body_crlf, tail: None, frame: None };
         for target in route.local.iter().filter(|target| target.link.slot == slot) {
             self.deliver(target, &message, &mut None, false);
         }
-    }
-
-    #[cold]
-    fn answer_user_info(&mut self, slot: usize, publish: &Publish<'_>) -> bool {
-        self.acknowledge(slot);
-        let Some(entry) = self.at(slot).and_then(|conn| conn.entry.clone()) else {
-            return self.conns[slot].is_some();
-        };
-        let Some(reply) = publish.reply else {
-            return true;
-        };
-        let permissions = &entry.identity.permissions;
-        let rules =
-            |rules: &crate::permissions::Rules| json!({ "allow": rules.allow, "deny": rules.deny });
-        let mut data = json!({ "user": entry.public_name().unwrap_or(&entry.identity.name), "account": entry.identity.account,
-                "account_name": entry.identity.account });
-        if !entry.is_anonymous() {
-            data["permissions"] = json!({ "publish": rules(&permissions.publish), "subscribe": rules(&permissions.subscribe) });
-        }
-        let server = json!({ "name": self.shared.server_name, "id": self.shared.server_id,
-            "host": self.shared.listen.ip().to_string(), "ver": crate::connect::CLAIMED_VERSION });
-        let mut body = json!({ "server": server, "data": data })
-            .to_string()
-            .into_bytes();
-        body.extend_from_slice(b"\r\n");
-        self.send_to_self(slot, reply, None, &body);
-        self.conns[slot].is_some()
     }
 }
