@@ -18,9 +18,12 @@ pub(crate) async fn keep(clients: watch::Sender<Client>, options: Options, scree
     loop {
         let client = clients.borrow().clone();
         client.connected().await;
-        lost(&client).await;
+        let is_moved = tokio::select! {
+            () = lost(&client) => false,
+            () = client.moved() => true,
+        };
         screen.note("the daemon is away; waiting for it");
-        if !is_back(&client).await {
+        if is_moved || !is_back(&client).await {
             clients.send_replace(connect(&options).await);
         }
         screen.note("the daemon is back");

@@ -29,6 +29,8 @@ const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 
 /// How often is looked whether the daemon has moved while its bus is away.
 const LOOKUP_INTERVAL: Duration = Duration::from_millis(250);
+/// How often is looked whether a daemon on somebody else's bus has left that.
+const LOOKUP_INTERVAL_EXTERNAL: Duration = Duration::from_secs(2);
 
 /// Publications that wait while the bus is away; below the queue of the library (2048), which also takes the rest.
 const WAITING_MAX: usize = 1024;
@@ -109,6 +111,7 @@ pub struct Client {
     bus: Bus,
     /// The addresses it was made with.
     urls: Vec<String>,
+    is_external: bool,
     /// Publications since the bus was lost.
     waiting: Arc<AtomicUsize>,
 }
@@ -171,7 +174,14 @@ impl Client {
             .connect(addresses)
             .await
             .map_err(|error| connect_fault(&place.urls.join(", "), &error))?;
-        Ok(Self { nats, connection, bus: options.bus, urls: place.urls, waiting })
+        Ok(Self {
+            nats,
+            connection,
+            bus: options.bus,
+            urls: place.urls,
+            is_external: place.is_external,
+            waiting,
+        })
     }
 
     /// Follows the connection; the receiver's value is the present state.
@@ -186,17 +196,25 @@ impl Client {
         let _ = connection.wait_for(|state| matches!(state, Connection::Up(_))).await;
     }
 
-    /// Waits until the bus is away and the daemon's file names another address: this connection will not find it there,
-    /// make a new one. Returns for [`Bus::File`] only. Cancel-safe.
+    /// Waits until the daemon's file names another address: this connection will not find it there, make a new one.
+    /// Returns for [`Bus::File`] only. Cancel-safe; what is cancelled begins its wait anew.
+    ///
+    /// A daemon's own bus goes away with it, so nothing is looked up while that is there; one that is not its own stays.
     pub async fn moved(&self) {
         let mut connection = self.connection.clone();
         loop {
-            // An error means the connection is closed for good, which is away too.
-            let _ = connection.wait_for(|state| *state == Connection::Down).await;
+            if self.is_external {
+                tokio::time::sleep(LOOKUP_INTERVAL_EXTERNAL).await;
+            } else {
+                // An error means the connection is closed for good, which is away too.
+                let _ = connection.wait_for(|state| *state == Connection::Down).await;
+            }
             if matches!(&self.bus, Bus::File(_)) && self.bus.urls().is_ok_and(|urls| urls != self.urls) {
                 return;
             }
-            tokio::time::sleep(LOOKUP_INTERVAL).await;
+            if !self.is_external {
+                tokio::time::sleep(LOOKUP_INTERVAL).await;
+            }
         }
     }
 

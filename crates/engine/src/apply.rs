@@ -26,7 +26,7 @@ impl State {
             Event::Status(status) => facts::status(self, out, *status, moment.now),
             Event::Heartbeat(beat) => facts::heartbeat(self, out, &beat, moment.now),
             Event::Output { output, reply } => facts::output(self, out, *output, reply, moment.now),
-            Event::Neighbour(node) => neighbours::heard(self, node, moment.now),
+            Event::Neighbour(node) => neighbours::heard(self, out, node, moment.now),
             Event::Launched { agent, run } => facts::launched(self, &agent, run),
             Event::LaunchFailed { agent, run, refusal } => {
                 facts::launch_failed(self, out, &agent, run, &refusal, moment);

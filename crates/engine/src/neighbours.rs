@@ -11,6 +11,7 @@ use ostler_wire::{AgentId, ErrorCode, ErrorReply, NodeId, SpawnRequest, Timestam
 
 use crate::apply::unknown_agent;
 use crate::outcome::Outcome;
+use crate::stale;
 use crate::state::State;
 
 /// A daemon that was not heard for so long is gone, unless our own heartbeats are slower still.
@@ -37,14 +38,14 @@ pub(crate) enum Whose {
 }
 
 /// Another daemon was heard.
-pub(crate) fn heard(state: &mut State, node: NodeId, now: Timestamp) {
+pub(crate) fn heard(state: &mut State, out: &mut Outcome, node: NodeId, now: Timestamp) {
     if state.neighbours.0.len() >= NEIGHBOURS_MAX && !state.neighbours.0.contains_key(&node) {
         return;
     }
     if state.neighbours.0.insert(node.clone(), now).is_none() {
         tracing::info!(%node, "another daemon is on this bus");
         // It is to know us as soon.
-        state.node_beat = None;
+        stale::beat(state, out, now);
     }
 }
 

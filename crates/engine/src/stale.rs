@@ -42,11 +42,16 @@ pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
     }
     if state.node_beat.is_none_or(|last| now.as_millisecond() - last.as_millisecond() >= heartbeat_ms as i64)
     {
-        state.node_beat = Some(now);
-        let node = state.policy.node.clone();
-        let beat = NodeHeartbeat { node: node.clone(), agents_live: state.agents_live(), timestamp: now };
-        out.publish(Subject::NodeHeartbeat(node), &beat);
+        beat(state, out, now);
     }
+}
+
+/// The node's own heart beats.
+pub(crate) fn beat(state: &mut State, out: &mut Outcome, now: Timestamp) {
+    state.node_beat = Some(now);
+    let node = state.policy.node.clone();
+    let beat = NodeHeartbeat { node: node.clone(), agents_live: state.agents_live(), timestamp: now };
+    out.publish(Subject::NodeHeartbeat(node), &beat);
 }
 
 /// Time that passed while nobody ticked, because the machine slept or its clock was set, is nobody's silence.

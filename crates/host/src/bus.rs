@@ -131,8 +131,11 @@ impl Task {
             return Ok(Ok(()));
         }
         self.tell(BusEvent::Connected).await?;
+        let moved = client.moved();
+        tokio::pin!(moved);
         loop {
             let wake = tokio::select! {
+                () = &mut moved => Wake::ConnectionGone,
                 changed = connection.changed() => match changed {
                     Ok(()) => Wake::Connection(*connection.borrow_and_update()),
                     Err(_) => Wake::ConnectionGone,
