@@ -225,7 +225,6 @@ fn security(fields: &mut Fields<'_>, settings: &mut Settings) {
     let notes = fields.notes;
     if let Some((entry, block)) = fields.block(&["authorization"]) {
         let read = users::authorization(entry, block, notes);
-        users::check(&read.identities, entry, notes);
         settings.identities = read.identities;
         match read.timeout {
             Some(timeout) if timeout.is_zero() => {
@@ -237,7 +236,9 @@ fn security(fields: &mut Fields<'_>, settings: &mut Settings) {
     }
     if let Some(entry) = fields.take(&["accounts"]) {
         settings.identities.extend(users::accounts(entry, notes));
-        users::check(&settings.identities, entry, notes);
+    }
+    for entry in fields.take(&["authorization"]).into_iter().chain(fields.take(&["accounts"])).take(1) {
+        users::check_unique(&settings.identities, entry, notes);
     }
     settings.system_account = fields.filled(&["system_account", "system"]);
     if let Some(name) = fields.filled(&["no_auth_user"]) {

@@ -1,7 +1,7 @@
 //! Who may connect: `authorization`, `accounts` and the permissions within them, with nats-server's meaning of what is
 //! absent, turned into identities.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ostler_broker_proto::subject::Filter;
@@ -10,8 +10,8 @@ use super::error::Notes;
 use super::fields::Fields;
 use super::parse::is_bcrypt;
 use super::refused;
-use super::value::{Block, Entry, Kind, Value};
-use crate::auth::{Credential, Identity};
+use super::value::{Block, Entry, Kind, Position, Value};
+use crate::auth::{Credential, Identity, Users};
 use crate::permissions::{AllowResponses, Permissions, Rules};
 
 /// The account of users outside `accounts`.
@@ -45,9 +45,12 @@ pub(super) fn authorization(entry: &Entry, block: &Block, notes: &Notes) -> Auth
     let permissions = || defaults.clone().unwrap_or_else(Permissions::all);
     match (user, password, token) {
         (None, None, None) => {}
-        (None, None, Some(token)) => identities.push(Identity::new("token", secret(token), permissions())),
+        (None, None, Some(token)) => {
+            identities.extend(checked(Identity::new("token", secret(token), permissions()), &entry.at, notes))
+        }
         (Some(user), Some(password), None) => {
-            identities.push(Identity::new(user.clone(), login(user, password), permissions()));
+            let identity = Identity::new(user.clone(), login(user, password), permissions());
+            identities.extend(checked(identity, &entry.at, notes));
         }
         (_, _, Some(_)) => {
             notes.error(
@@ -154,21 +157,26 @@ fn user(value: &Value, account: &str, defaults: Option<&Permissions>, notes: &No
             return None;
         }
     };
-    Some(Identity::new(name, credential, permissions).account(account))
+    checked(Identity::new(name, credential, permissions).account(account), &value.at, notes)
 }
 
-/// Complains about identities that no server would take, each at its place when it is known.
-pub(super) fn check(identities: &[Identity], entry: &Entry, notes: &Notes) {
-    let mut seen = BTreeMap::new();
+/// Complains about users that are listed twice, in one account or in two: a client could not say which it is.
+pub(super) fn check_unique(identities: &[Identity], entry: &Entry, notes: &Notes) {
+    let mut seen = BTreeSet::new();
     for identity in identities {
-        if seen.insert(identity.name.as_str(), ()).is_some() {
+        if !seen.insert(identity.name.as_str()) {
             notes.error(&entry.at, format!("user {:?} is listed twice; remove one of them", identity.name));
         }
     }
-    // One at a time, so that each is told about by its own words.
-    for identity in identities {
-        if let Err(problem) = crate::auth::Users::new().set(identity.clone()) {
-            notes.error(&entry.at, problem.to_string());
+}
+
+/// The identity, unless no server would take it: an nkey or a hash that is none.
+fn checked(identity: Identity, at: &Position, notes: &Notes) -> Option<Identity> {
+    match Users::new().set(identity.clone()) {
+        Ok(()) => Some(identity),
+        Err(problem) => {
+            notes.error(at, problem.to_string());
+            None
         }
     }
 }
