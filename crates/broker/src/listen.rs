@@ -107,7 +107,7 @@ impl Listening {
     }
 
     #[cfg(feature = "websocket")]
-    fn websocket(&self) -> Option<Arc<WebSocket>> {
+    pub(crate) fn websocket(&self) -> Option<Arc<WebSocket>> {
         self.websocket.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -350,6 +350,21 @@ fn what_does_not_exist_here_is_empty() {
     assert_eq!(document(monitor, "/accountz")["accounts"], json!(["$G", "$SYS"]));
 }
 
+#[cfg(feature = "websocket")]
+#[test]
+fn the_websocket_listener_is_told_as_nats_server_does() {
+    let websocket = ostler_broker::WebSocket::on("127.0.0.1:0".parse().unwrap())
+        .same_origin()
+        .allowed_origins(["http://a.example"]);
+    let server = monitored().allow_anonymous().websocket(websocket).start().unwrap();
+    let varz = document(server.monitor_addr().unwrap(), "/varz");
+    assert_eq!(
+        varz["websocket"],
+        json!({ "host": "127.0.0.1", "port": server.websocket_addr().unwrap().port(), "no_tls": true,
+            "handshake_timeout": 2_000_000_000_u64, "same_origin": true, "allowed_origins": ["http://a.example"] })
+    );
+}
+
 #[test]
 fn a_port_in_use_is_a_clear_error() {
     let held = TcpListener::bind("127.0.0.1:0").unwrap();

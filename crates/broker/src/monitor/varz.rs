@@ -63,6 +63,41 @@ impl Load {
 #[derive(Debug, Serialize)]
 struct Empty {}
 
+/// How clients' connections are encrypted.
+struct Encryption {
+    is_required: bool,
+    verifies_clients: bool,
+    timeout: Duration,
+}
+
+impl Encryption {
+    /// Not at all; the time for a handshake is nevertheless told, nats-server's.
+    fn none() -> Self {
+        Self { is_required: false, verifies_clients: false, timeout: Duration::from_secs(2) }
+    }
+}
+
+/// The WebSocket listener; nothing of it is told where there is none.
+#[derive(Debug, Default, Serialize)]
+struct WebSockets {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    host: String,
+    #[serde(skip_serializing_if = "is_nothing")]
+    port: u16,
+    #[serde(skip_serializing_if = "is_nothing")]
+    handshake_timeout: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    no_tls: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    same_origin: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    allowed_origins: Vec<String>,
+}
+
+fn is_nothing<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// By kind of connection; there are clients only.
 #[derive(Debug, Serialize)]
 struct ByKind {
@@ -91,6 +126,10 @@ pub(crate) struct Varz<'a> {
     port: u16,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     auth_required: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tls_required: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tls_verify: bool,
     max_connections: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_subscriptions: Option<usize>,
@@ -109,7 +148,7 @@ pub(crate) struct Varz<'a> {
     gateway: Empty,
     leaf: Empty,
     mqtt: Empty,
-    websocket: Empty,
+    websocket: WebSockets,
     jetstream: Empty,
     /// Seconds.
     tls_timeout: f64,
@@ -160,6 +199,7 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
         load.look(shared.started.instant, now, usage.cpu)
     };
     let http = shared.monitor_addr.get();
+    let encryption = encryption(shared);
     let counted = super::PATHS.iter().zip(&seen.requests);
     let counted = counted.map(|(path, requests)| (*path, requests.load(Ordering::Relaxed)));
     Varz {
@@ -171,6 +211,8 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
         host: shared.listen.ip().to_string(),
         port: shared.listen.port(),
         auth_required: shared.auth_required(),
+        tls_required: encryption.is_required,
+        tls_verify: encryption.verifies_clients,
         max_connections: limits.connections_max,
         max_subscriptions: Some(limits.subscriptions_max).filter(|max| *max != usize::MAX),
         ping_interval: nanos(limits.ping_interval),
@@ -187,9 +229,9 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
         gateway: Empty {},
         leaf: Empty {},
         mqtt: Empty {},
-        websocket: Empty {},
+        websocket: websockets(shared),
         jetstream: Empty {},
-        tls_timeout: 2.0,
+        tls_timeout: encryption.timeout.as_secs_f64(),
         write_deadline: nanos(limits.write_deadline),
         now: rfc3339(SystemTime::now()),
         uptime: uptime(now.saturating_duration_since(shared.started.instant)),
@@ -223,6 +265,46 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
         slow_consumer_stats: ByKind::clients(stats.slow_consumers),
         stale_connection_stats: ByKind::clients(stats.stale_connections),
     }
+}
+
+#[cfg(feature = "tls")]
+fn encryption(shared: &Shared) -> Encryption {
+    shared.listening.tls().map_or_else(Encryption::none, |tls| Encryption {
+        is_required: !tls.allows_plain,
+        verifies_clients: tls.verifies_clients,
+        timeout: tls.timeout,
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn encryption(_shared: &Shared) -> Encryption {
+    Encryption::none()
+}
+
+#[cfg(feature = "websocket")]
+fn websockets(shared: &Shared) -> WebSockets {
+    let (Some(options), Some(address)) =
+        (shared.listening.websocket(), shared.listening.websocket_addr.get())
+    else {
+        return WebSockets::default();
+    };
+    #[cfg(feature = "tls")]
+    let no_tls = options.tls.is_none();
+    #[cfg(not(feature = "tls"))]
+    let no_tls = true;
+    WebSockets {
+        host: address.ip().to_string(),
+        port: address.port(),
+        handshake_timeout: nanos(options.handshake_timeout),
+        no_tls,
+        same_origin: options.same_origin,
+        allowed_origins: options.allowed_origins.clone(),
+    }
+}
+
+#[cfg(not(feature = "websocket"))]
+fn websockets(_shared: &Shared) -> WebSockets {
+    WebSockets::default()
 }
 
 fn nanos(duration: Duration) -> u64 {
