@@ -41,7 +41,8 @@ fn log_in(address: SocketAddr, name: &str) -> Raw {
 /// A user of the system account who hears of clients.
 fn listener(address: SocketAddr) -> Raw {
     let mut listener = log_in(address, "sys");
-    listener.send("SUB $SYS.ACCOUNT.*.CONNECT 1\r\nSUB $SYS.ACCOUNT.*.DISCONNECT 2\r\n");
+    // Not of its own account: of its own login it hears, or is too late for that.
+    listener.send("SUB $SYS.ACCOUNT.A.* 1\r\nSUB $SYS.ACCOUNT.B.* 2\r\nSUB $SYS.ACCOUNT.$G.* 5\r\n");
     listener.send("SUB $SYS.SERVER.*.CLIENT.AUTH.ERR 3\r\nSUB answers.> 4\r\n");
     listener.sync();
     listener
