@@ -14,24 +14,36 @@ use crate::transport::pipe;
 const BUFFER_BYTES_MAX: usize = 256 << 10;
 /// A fresh buffer: an answer or two fit, and a connection with little to say takes little.
 const BUFFER_BYTES_FIRST: usize = 4 << 10;
-/// Spare buffers a shard keeps.
-const SPARE_BUFFERS_MAX: usize = 4;
+/// Memory in spare buffers that a shard keeps: enough that fan-out to hundreds of small readers, or to a few fast ones,
+/// needs no new ones.
+const SPARE_BYTES_MAX: usize = 2 << 20;
 /// Pieces per `writev`.
 const SLICES_MAX: usize = 64;
 
 /// Spare buffers of a shard. Only connections with something to send hold one.
 #[derive(Default)]
-pub(crate) struct Pool(Vec<Vec<u8>>);
+pub(crate) struct Pool {
+    spare: Vec<Vec<u8>>,
+    /// What they take together.
+    bytes: usize,
+}
 
 impl Pool {
     fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES_FIRST))
+        match self.spare.pop() {
+            Some(buffer) => {
+                self.bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(BUFFER_BYTES_FIRST),
+        }
     }
 
     fn give(&mut self, mut buffer: Vec<u8>) {
-        if self.0.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= 2 * BUFFER_BYTES_MAX {
+        if self.bytes + buffer.capacity() <= SPARE_BYTES_MAX {
             buffer.clear();
-            self.0.push(buffer);
+            self.bytes += buffer.capacity();
+            self.spare.push(buffer);
         }
     }
 }
@@ -39,7 +51,10 @@ impl Pool {
 /// A queue of bytes. Bounded by the shard, which closes the connection beyond `max_pending`.
 #[derive(Default)]
 pub(crate) struct Outbound {
-    pieces: VecDeque<Piece>,
+    /// What comes before [`open`](Self::open). Empty unless much waits or large bodies are shared.
+    closed: VecDeque<Piece>,
+    /// The buffer that is appended to; without memory while nothing waits.
+    open: Vec<u8>,
     /// Bytes of the first piece that were sent.
     sent: usize,
     len: usize,
@@ -86,19 +101,26 @@ impl Outbound {
     /// Appends bytes that other queues may hold too.
     pub(crate) fn append_shared(&mut self, bytes: Bytes) {
         self.len += bytes.len();
-        self.pieces.push_back(Piece::Shared(bytes));
+        self.close();
+        self.closed.push_back(Piece::Shared(bytes));
     }
 
+    /// The buffer to append to, with room made in front of it if it is full.
     #[inline]
     fn tail(&mut self, pool: &mut Pool, added: usize) -> &mut Vec<u8> {
-        let fits = matches!(self.pieces.back(), Some(Piece::Buffer(buffer))
-            if buffer.is_empty() || buffer.len() + added <= BUFFER_BYTES_MAX);
-        if !fits {
-            self.pieces.push_back(Piece::Buffer(pool.take()));
+        if self.open.len() + added > BUFFER_BYTES_MAX {
+            self.close();
         }
-        match self.pieces.back_mut() {
-            Some(Piece::Buffer(buffer)) => buffer,
-            _ => unreachable!("a buffer was there or was pushed"),
+        if self.open.capacity() == 0 {
+            self.open = pool.take();
+        }
+        &mut self.open
+    }
+
+    #[cold]
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.closed.push_back(Piece::Buffer(std::mem::take(&mut self.open)));
         }
     }
 
@@ -113,8 +135,9 @@ impl Outbound {
     ) -> Result<usize, E> {
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut used = 0;
-        for (piece, slice) in self.pieces.iter().zip(&mut slices) {
-            *slice = IoSlice::new(&piece.as_slice()[if used == 0 { self.sent } else { 0 }..]);
+        let open = Some(self.open.as_slice()).filter(|open| !open.is_empty());
+        for (piece, slice) in self.closed.iter().map(Piece::as_slice).chain(open).zip(&mut slices) {
+            *slice = IoSlice::new(&piece[if used == 0 { self.sent } else { 0 }..]);
             used += 1;
         }
         let taken = write(&slices[..used])?;
@@ -127,14 +150,15 @@ impl Outbound {
     /// # Errors
     /// `WouldBlock` when there is no room, others when the other end is gone; nothing was moved.
     pub(crate) fn hand_over(&mut self, pool: &mut Pool, pipe: &pipe::End) -> io::Result<usize> {
-        let (pieces, sent) = (&mut self.pieces, &mut self.sent);
-        let next = || pieces.pop_front().map(|piece| piece.skip(std::mem::take(sent)));
+        let (closed, open, sent) = (&mut self.closed, &mut self.open, &mut self.sent);
+        let next = || {
+            let last = || Some(std::mem::take(open)).filter(|open| !open.is_empty()).map(Piece::Buffer);
+            closed.pop_front().or_else(last).map(|piece| piece.skip(std::mem::take(sent)))
+        };
         let moved = pipe.try_hand_over(next, |buffer| pool.give(buffer))?;
         self.len -= moved;
         self.taken += moved as u64;
-        if self.pieces.is_empty() {
-            self.pieces = VecDeque::new();
-        }
+        self.let_go(pool);
         Ok(moved)
     }
 
@@ -142,19 +166,28 @@ impl Outbound {
         self.len -= taken;
         self.taken += taken as u64;
         self.sent += taken;
-        while let Some(first) = self.pieces.front() {
-            let len = first.as_slice().len();
+        while let Some(first) = self.closed.front() {
+            let len = first.len();
             if self.sent < len {
-                break;
+                return;
             }
             self.sent -= len;
-            if let Some(Piece::Buffer(buffer)) = self.pieces.pop_front() {
+            if let Some(Piece::Buffer(buffer)) = self.closed.pop_front() {
                 pool.give(buffer);
             }
         }
-        if self.pieces.is_empty() {
-            // An idle connection keeps nothing.
-            self.pieces = VecDeque::new();
+        self.let_go(pool);
+    }
+
+    /// An idle connection keeps nothing.
+    fn let_go(&mut self, pool: &mut Pool) {
+        if self.len > 0 {
+            return;
+        }
+        self.sent = 0;
+        self.closed = VecDeque::new();
+        if self.open.capacity() > 0 {
+            pool.give(std::mem::take(&mut self.open));
         }
     }
 }
@@ -196,9 +229,10 @@ mod tests {
         for _ in 0..2000 {
             out.append(&mut pool, [&frame]);
         }
-        assert!(out.pieces.len() > 5);
+        assert!(out.closed.len() > 5);
         assert_eq!(drain(&mut out, &mut pool, 100_000).len(), 2_000_000);
-        assert!(out.pieces.capacity() == 0 && !pool.0.is_empty() && pool.0.len() <= SPARE_BUFFERS_MAX);
+        assert!(out.closed.capacity() == 0 && out.open.capacity() == 0);
+        assert!(!pool.spare.is_empty() && pool.bytes <= SPARE_BYTES_MAX);
     }
 
     #[test]
