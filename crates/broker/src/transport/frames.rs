@@ -17,8 +17,8 @@ const CONTROL_BYTES_MAX: u64 = 125;
 /// Why nothing more is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// The client said farewell.
-    Closed,
+    /// The client said farewell, with this status code if it gave one.
+    Closed(Option<[u8; 2]>),
     /// It broke a rule.
     Violation(&'static str),
 }
@@ -127,13 +127,7 @@ impl Decoder {
         self.frame = None;
         let body = std::mem::take(&mut self.control);
         match (control, answers) {
-            (Some(Control::Close), answers) => {
-                if let Some(out) = answers {
-                    // RFC 6455, 5.5.1: the answer repeats the status code.
-                    write_frame(out, CLOSE, &body[..body.len().min(2)]);
-                }
-                Some(Ended::Closed)
-            }
+            (Some(Control::Close), _) => Some(Ended::Closed(body.first_chunk().copied())),
             (Some(Control::Ping), Some(out)) => {
                 write_frame(out, PONG, &body);
                 None
@@ -225,14 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_farewell_is_returned_with_its_code() {
+    fn a_farewell_is_told_with_its_code() {
         for step in [1, 100] {
+            let code = 1000_u16.to_be_bytes();
             let (payload, answers, end) =
                 decode(&[masked(0x82, b"a"), masked(0x88, b"\x03\xe8bye")].concat(), step);
-            assert_eq!(
-                (payload, answers, end),
-                (b"a".to_vec(), b"\x88\x02\x03\xe8".to_vec(), Some(Ended::Closed))
-            );
+            assert_eq!((payload, answers, end), (b"a".to_vec(), Vec::new(), Some(Ended::Closed(Some(code)))));
         }
     }
 

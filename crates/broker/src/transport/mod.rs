@@ -161,6 +161,15 @@ impl Transport {
         }
     }
 
+    /// Whether a TLS handshake was begun and not done.
+    pub(crate) fn is_encrypting(&self) -> bool {
+        match self {
+            #[cfg(feature = "tls")]
+            Self::Tls(tls) => tls.is_handshaking(),
+            _ => false,
+        }
+    }
+
     /// Whether a handshake must be done before anything is said.
     pub(crate) fn is_handshaking(&self) -> bool {
         match self {
@@ -216,7 +225,8 @@ impl Transport {
 fn encrypted(suite: Option<(&str, &str)>) -> TransportInfo {
     TransportInfo {
         tls_version: suite.map(|(version, _)| version.to_owned()),
-        tls_cipher: suite.map(|(_, cipher)| cipher.to_owned()),
+        // The registered names do not tell the version apart as rustls does.
+        tls_cipher: suite.map(|(_, cipher)| cipher.replacen("TLS13_", "TLS_", 1)),
         ..TransportInfo::default()
     }
 }

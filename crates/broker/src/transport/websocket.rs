@@ -3,8 +3,9 @@
 //! frame is ever collected, however long it says it is.
 //!
 //! ```text
-//!   Upgrading (HTTP request) --101--> Open --close frame, violation--> Closing
-//!                            `--4xx-----------------------------------^
+//!   Upgrading (HTTP request) --101--> Open --close frame--> Leaving --last frame--> Closing
+//!                            |          `--violation-------------------------------^
+//!                            `--4xx------------------------------------------------^
 //! ```
 
 use std::cell::RefCell;
@@ -17,7 +18,7 @@ use tokio::net::TcpStream;
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 
-use super::frames::{Decoder, write_frame};
+use super::frames::{Decoder, Ended, write_frame};
 #[cfg(feature = "tls")]
 use super::tls;
 use crate::websocket::WebSocket;
@@ -64,7 +65,9 @@ enum Phase {
     /// The HTTP request as far as it came.
     Upgrading(Vec<u8>),
     Open,
-    /// Nothing is read any more.
+    /// The client said farewell, with this status code: what waits for it is still sent, then the answer.
+    Leaving(Option<[u8; 2]>),
+    /// Nothing is read or written any more.
     Closing,
 }
 
@@ -162,7 +165,7 @@ impl Stream {
                         return Ok(payload);
                     }
                 }
-                Phase::Closing => return Ok(0),
+                Phase::Leaving(_) | Phase::Closing => return Ok(0),
             }
         }
     }
@@ -183,8 +186,8 @@ impl Stream {
         let room = match state.phase {
             Phase::Upgrading(_) => AHEAD_BYTES_MAX.saturating_sub(state.early.len()),
             // Not on top of what the socket did not take yet.
-            Phase::Open if is_flushed => AHEAD_BYTES_MAX,
-            Phase::Open => 0,
+            Phase::Open | Phase::Leaving(_) if is_flushed => AHEAD_BYTES_MAX,
+            Phase::Open | Phase::Leaving(_) => 0,
             Phase::Closing => return Err(ErrorKind::BrokenPipe.into()),
         };
         let len = pieces.iter().map(|piece| piece.len()).sum::<usize>().min(room);
@@ -250,8 +253,14 @@ impl Stream {
     /// Says farewell, if the client did not, and that no more will come.
     pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
-        if matches!(state.phase, Phase::Open) {
-            write_frame(&mut state.out, super::frames::CLOSE, &CLOSE_NORMAL);
+        let farewell = match state.phase {
+            Phase::Open => Some(Vec::from(CLOSE_NORMAL)),
+            // RFC 6455, 5.5.1: the answer repeats the status code.
+            Phase::Leaving(code) => Some(code.map_or(Vec::new(), Vec::from)),
+            Phase::Upgrading(_) | Phase::Closing => None,
+        };
+        if let Some(code) = farewell {
+            write_frame(&mut state.out, super::frames::CLOSE, &code);
         }
         state.phase = Phase::Closing;
         state.flush(&self.wire)?;
@@ -304,7 +313,10 @@ impl State {
         let decoded = self.decoder.decode(bytes, if may_answer { Some(&mut self.out) } else { None });
         if let Some(why) = decoded.end {
             tracing::debug!(?why, "a WebSocket connection ends");
-            self.phase = Phase::Closing;
+            self.phase = match why {
+                Ended::Closed(code) => Phase::Leaving(code),
+                Ended::Violation(_) => Phase::Closing,
+            };
         }
         decoded.payload
     }
