@@ -350,6 +350,48 @@ fn what_does_not_exist_here_is_empty() {
     assert_eq!(document(monitor, "/accountz")["accounts"], json!(["$G", "$SYS"]));
 }
 
+#[cfg(feature = "tls")]
+#[test]
+fn encryption_and_its_failures_are_told() {
+    use std::sync::Arc;
+
+    let dir = tempfile::tempdir().unwrap();
+    let papers = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let [certificate, key] = ["cert.pem", "key.pem"].map(|name| dir.path().join(name));
+    std::fs::write(&certificate, papers.cert.pem()).unwrap();
+    std::fs::write(&key, papers.signing_key.serialize_pem()).unwrap();
+    let tls = ostler_broker::Tls::from_pem_files(&certificate, &key).unwrap();
+    let server = monitored().allow_anonymous().tls(tls).start().unwrap();
+    let monitor = server.monitor_addr().unwrap();
+    assert_eq!(document(monitor, "/varz")["tls_required"], true);
+
+    let (mut plain, _) = Raw::open(server.local_addr());
+    plain.send("CONNECT {}\r\nPING\r\n");
+    plain.until_closed();
+    eventually("the failure is told", || {
+        connections(monitor, "state=closed")
+            .first()
+            .is_some_and(|last| last["reason"] == "TLS Handshake Failure")
+    });
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(papers.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let session = rustls::ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    let (raw, _) = Raw::open(server.local_addr());
+    let mut client = rustls::StreamOwned::new(session, raw.stream);
+    client.write_all(b"CONNECT {\"verbose\":false}\r\nPING\r\n").unwrap();
+    client.read_exact(&mut [0; 6]).expect("PONG");
+    let told = connections(monitor, "").remove(0);
+    assert_eq!(told["tls_version"], "1.3");
+    assert!(told["tls_cipher_suite"].as_str().is_some_and(|suite| suite.starts_with("TLS_")), "{told}");
+}
+
 #[cfg(feature = "websocket")]
 #[test]
 fn the_websocket_listener_is_told_as_nats_server_does() {

@@ -177,9 +177,9 @@ impl Shard {
     }
 
     /// Cuts off the connection that `link` names, unless it ended.
-    fn close_of(&mut self, link: &Link) {
+    fn close_of(&mut self, link: &Link, reason: CloseReason) {
         if self.conn(link).is_some() {
-            self.close(link.slot, End::Cut);
+            self.close_because(link.slot, End::Cut, reason);
         }
     }
 
@@ -240,7 +240,12 @@ impl Shard {
             self.routes[conn.account].account().unsubscribe(conn.subscriptions.values());
         }
         let is_serving = !self.shared.stopping.load(Ordering::Acquire);
-        let reason = conn.reason.unwrap_or_else(|| end.reason(is_serving));
+        let reason = conn.reason.unwrap_or_else(|| match end.reason(is_serving) {
+            CloseReason::ReadError | CloseReason::ClientClosed if conn.stream.is_encrypting() => {
+                CloseReason::TlsHandshakeFailure
+            }
+            reason => reason,
+        });
         if reason == CloseReason::StaleConnection {
             self.stats.stale_connections += 1;
         }

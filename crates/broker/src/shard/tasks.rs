@@ -94,7 +94,7 @@ impl Drop for Guard {
             && let Ok(mut shard) = self.shard.try_borrow_mut()
         {
             tracing::error!(client = self.link.id, "a task of this connection failed; it is closed");
-            shard.close_of(&self.link);
+            shard.close_of(&self.link, CloseReason::InternalError);
         }
     }
 }
@@ -118,7 +118,7 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
     let shared = Arc::clone(&shard.borrow().shared);
     loop {
         if stream.readable().await.is_err() {
-            return shard.borrow_mut().close_of(&link);
+            return shard.borrow_mut().close_of(&link, CloseReason::ReadError);
         }
         let mut next = shard.borrow_mut().read(&link, &stream);
         loop {

@@ -32,8 +32,6 @@ pub enum CloseReason {
     MessageHeaderViolation,
     /// It asked for no-responders messages without headers.
     NoRespondersRequiresHeaders,
-    /// There were too many connections.
-    MaxConnectionsExceeded,
     /// A message was too large.
     MaxPayloadExceeded,
     /// A control line was too long.
@@ -61,7 +59,6 @@ impl CloseReason {
             Self::ProtocolViolation => "Protocol Violation",
             Self::MessageHeaderViolation => "Message Header Violation",
             Self::NoRespondersRequiresHeaders => "No Responders Requires Headers",
-            Self::MaxConnectionsExceeded => "Maximum Connections Exceeded",
             Self::MaxPayloadExceeded => "Maximum Message Payload Exceeded",
             Self::MaxControlLineExceeded => "Maximum Control Line Exceeded",
             Self::ServerShutdown => "Server Shutdown",
@@ -77,7 +74,6 @@ impl CloseReason {
             "Stale Connection" => Self::StaleConnection,
             "Maximum Payload Violation" => Self::MaxPayloadExceeded,
             "maximum control line exceeded" => Self::MaxControlLineExceeded,
-            "maximum connections exceeded" => Self::MaxConnectionsExceeded,
             "no responders requires headers support" => Self::NoRespondersRequiresHeaders,
             _ => Self::ProtocolViolation,
         }
