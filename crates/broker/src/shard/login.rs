@@ -128,11 +128,16 @@ impl Shard {
         let is_first = !std::mem::replace(&mut conn.is_connected, true);
         tracing::debug!(client = conn.link.id, peer = %conn.peer, identity = entry.identity.name, name = connect.name,
             "connected");
-        // A second CONNECT starts over: what was subscribed by the first identity is not for the second.
-        let dropped: Vec<_> = conn.subscriptions.drain().map(|(_, subscription)| subscription).collect();
+        // A second CONNECT starts over: what was subscribed by the first identity is not for the second. The first one
+        // keeps what was subscribed before it, where that was allowed and it changes nothing about who it is.
+        let is_same = is_first && conn.entry.as_ref().is_some_and(|before| Arc::ptr_eq(before, &entry));
+        let dropped: Vec<_> = if is_same {
+            Vec::new()
+        } else {
+            conn.subscriptions.drain().map(|(_, subscription)| subscription).collect()
+        };
         let left = std::mem::replace(&mut conn.account, account);
         conn.says = says;
-        conn.about = connect.about();
         conn.about = connect.about();
         conn.entry = Some(entry);
         conn.forget_requests();

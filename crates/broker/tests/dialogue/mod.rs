@@ -134,10 +134,11 @@ pub(crate) fn play(target: &dyn Target, steps: &[Step]) -> Vec<String> {
     heard
 }
 
-/// Waits until the server noticed who is gone; what they had subscribed to is gone with them.
+/// Waits until the server noticed who is gone; what they had subscribed to is gone with them. It may have fewer clients
+/// than are believed to be there: who is in the middle of a frame does not listen.
 fn settle(target: &dyn Target, connections: usize) {
     let started = Instant::now();
-    while target.connections() != connections {
+    while target.connections() > connections {
         assert!(started.elapsed() < PATIENCE * 4, "the server keeps connections of clients that are gone");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -286,11 +287,12 @@ impl Client {
     }
 }
 
-/// `None` for the server's own PING, which comes when it likes.
+/// `None` for the server's own PING and for its advisories about accounts, which come when it likes.
 fn render(op: &ServerOp<'_>) -> Option<Heard> {
     let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
     Some(match op {
         ServerOp::Ping => return None,
+        ServerOp::Msg(message) if message.subject.starts_with(b"$SYS.ACCOUNT.") => return None,
         ServerOp::Pong => Heard::Line("PONG".into()),
         ServerOp::Ok => Heard::Line("+OK".into()),
         ServerOp::Err(said) => Heard::Line(format!("-ERR '{}'", String::from_utf8_lossy(said))),

@@ -51,7 +51,7 @@ const WRONG: [&str; 45] = [
     "PUB a 1x\r\n",
     "PUB a +1\r\nx\r\n",
     "PUB a 2\r\nabc\r\n",
-    "PUB a 2\r\nab\n",
+    "PUB a 2\r\nab\nx",
     "PUB a 2\r\nab\rx",
     "PUB a 0000000002\r\nab\r\n",
     "PUB a 000000002\r\nab\r\n",
