@@ -206,7 +206,7 @@ fn limits(fields: &mut Fields<'_>) -> Limits {
         Some(Ok(bytes)) => *to = bytes,
     };
     size(&mut limits.payload_bytes_max, &["max_payload"]);
-    size(&mut limits.pending_bytes_max, &["max_pending", "max_pending_size"]);
+    size(&mut limits.pending_bytes_max, &["max_pending"]);
     size(&mut limits.control_line_bytes_max, &["max_control_line"]);
     let mut time = |to: &mut Duration, names: &[&'static str]| {
         if let Some(time) = fields.duration(names).filter(|time| !time.is_zero()) {
@@ -228,7 +228,7 @@ fn security(fields: &mut Fields<'_>, settings: &mut Settings) {
         settings.identities = read.identities;
         match read.timeout {
             Some(timeout) if timeout.is_zero() => {
-                notes.error(&entry.at, "authorization.timeout: it must be longer than nothing")
+                notes.error(&entry.at, "authorization.timeout: it must be longer than nothing");
             }
             Some(timeout) => settings.limits.auth_timeout = timeout,
             None => {}

@@ -471,6 +471,17 @@ fn tls_and_web_sockets() {
 }
 
 #[test]
+fn the_example_of_the_guide_is_valid() {
+    let guide = include_str!("../../../../docs/guide/broker.md");
+    let example = guide.split("```text\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let mut outside = memory(example);
+    outside.variables.insert("APP_PASSWORD".into(), "x".into());
+    let read = Settings::load(Path::new("f"), &outside).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((read.identities.len(), read.warnings.len()), (3, 0));
+    assert_eq!(read.identities[2].permissions.subscribe, Rules::allow(["_INBOX.>"]));
+}
+
+#[test]
 fn secrets_do_not_show() {
     let text =
         "authorization {users: [{user: u, password: hush1}]}\naccounts {A {users: [{user: v, pass: hush2}]}}";

@@ -46,7 +46,11 @@ pub(super) fn authorization(entry: &Entry, block: &Block, notes: &Notes) -> Auth
     match (user, password, token) {
         (None, None, None) => {}
         (None, None, Some(token)) => {
-            identities.extend(checked(Identity::new("token", secret(token), permissions()), &entry.at, notes))
+            identities.extend(checked(
+                Identity::new("token", secret(token), permissions()),
+                &entry.at,
+                notes,
+            ));
         }
         (Some(user), Some(password), None) => {
             let identity = Identity::new(user.clone(), login(user, password), permissions());
@@ -59,7 +63,7 @@ pub(super) fn authorization(entry: &Entry, block: &Block, notes: &Notes) -> Auth
             );
         }
         (Some(_), None, None) => {
-            notes.error(&entry.at, "authorization: a user without a password; add password")
+            notes.error(&entry.at, "authorization: a user without a password; add password");
         }
         (None, Some(_), None) => notes.error(&entry.at, "authorization: a password without a user; add user"),
     }
