@@ -1,4 +1,5 @@
-//! A daemon on a real nats-server: joined with every kind of credential, lost and found again, and shared.
+//! A daemon on a real nats-server: joined with every kind of credential, lost and found again, and shared. And TLS, there
+//! and on the daemon's own bus.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -427,6 +428,33 @@ async fn tls_with_certificates_on_both_sides_carries_the_bus() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemons_own_bus_speaks_tls_to_everybody_when_it_has_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    make_certificates(dir.path());
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    for first in [false, true] {
+        let section = format!(
+            "[bus]\nlisten = \"127.0.0.1:0\"\ntls = {{ cert = \"{}\", key = \"{}\", ca = \"{}\", first = {first} }}\n",
+            at("server.pem"),
+            at("server.key"),
+            at("ca.pem")
+        );
+        let mut daemon = TestDaemon::prepare_with_bus(Options::default(), &section);
+        daemon.up();
+        let bus = daemon.bus().await;
+        bus.spawn_active("a", script(["echo"])).await;
+        bus.send("a", "oats").await;
+        bus.wait_for_line("a", "echo: oats").await;
+        let status = daemon.ostler(["status"]);
+        assert!(status.code == Some(0) && status.stdout.contains("tls://127.0.0.1:"), "{status:?}");
+        let plain = daemon.endpoint().unwrap().bus_url.replace("tls://", "nats://");
+        let key = std::fs::read_to_string(daemon.state().operator_key()).unwrap();
+        let options = async_nats::ConnectOptions::with_nkey(key.trim().to_owned());
+        assert!(options.connect(plain).await.is_err(), "nobody joins who does not trust its certificate");
+    }
+}
+
 /// `ca.pem`, and `server` and `client` with keys, all signed by it.
 fn make_certificates(dir: &Path) {
     let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
@@ -437,7 +465,8 @@ fn make_certificates(dir: &Path) {
     let issuer = rcgen::Issuer::new(authority, key);
     for name in ["server", "client"] {
         let key = rcgen::KeyPair::generate().unwrap();
-        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
+        let params = rcgen::CertificateParams::new(names).unwrap();
         write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
         write(&format!("{name}.key"), key.serialize_pem());
     }

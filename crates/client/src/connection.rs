@@ -134,7 +134,7 @@ impl Client {
         let waiting = Arc::new(AtomicUsize::new(0));
         let longest = match options.bus {
             Bus::File(_) => RECONNECT_LONGEST_LOCAL,
-            Bus::Url(_) | Bus::External(_) => RECONNECT_LONGEST,
+            Bus::Url(_) | Bus::Tls(..) | Bus::External(_) => RECONNECT_LONGEST,
         };
 
         let answer = move |nonce: Vec<u8>| std::future::ready(credential::answer(&key_file, &nonce));

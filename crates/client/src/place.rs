@@ -14,6 +14,8 @@ pub enum Bus {
     File(PathBuf),
     /// At a fixed address, `nats://127.0.0.1:4222`.
     Url(String),
+    /// At a fixed address, with TLS.
+    Tls(String, BusTls),
     /// On somebody else's servers.
     External(Box<ExternalBus>),
 }
@@ -51,13 +53,14 @@ impl Bus {
 
     pub(crate) fn place(&self, role: &Role) -> Result<Place, Error> {
         match self {
-            Self::Url(url) => Ok(own(url.clone())),
+            Self::Url(url) => Ok(own(url.clone(), None)),
+            Self::Tls(url, tls) => Ok(own(url.clone(), Some(tls.clone()))),
             Self::External(bus) => Ok(external(bus, role)),
             Self::File(path) => {
                 let endpoint = read_endpoint(path)?;
                 Ok(match &endpoint.external {
                     Some(bus) => external(bus, role),
-                    None => own(endpoint.bus_url),
+                    None => own(endpoint.bus_url, endpoint.tls),
                 })
             }
         }
@@ -76,8 +79,8 @@ impl Place {
     }
 }
 
-fn own(url: String) -> Place {
-    Place { urls: vec![url], tls: None, credentials: None, is_external: false }
+fn own(url: String, tls: Option<BusTls>) -> Place {
+    Place { urls: vec![url], tls, credentials: None, is_external: false }
 }
 
 fn external(bus: &ExternalBus, role: &Role) -> Place {

@@ -30,6 +30,9 @@ pub enum Error {
     /// The bus cannot be started.
     #[error("the bus cannot be started: {0}")]
     Bus(#[from] ostler_broker::Error),
+    /// The certificate of the bus cannot be used.
+    #[error("the bus cannot be started with TLS: {0}")]
+    Tls(Box<ostler_broker::TlsError>),
     /// The bus refuses an identity of ours.
     #[error("an identity cannot be admitted to the bus: {0}")]
     Identity(String),
@@ -75,6 +78,7 @@ impl Error {
             Self::SmallPayload { .. } => {
                 Some("set max_payload: 8MB in the configuration of the nats-server and reload it".into())
             }
+            Self::Tls(_) => Some("check `cert` and `key` of `tls` in [bus]".into()),
             Self::NameTaken(_) => Some("give this one another name: [node] name in its configuration".into()),
             Self::Client(ostler_client::Error::Refused { .. }) => Some(
                 "check `credentials` in [bus] and the users in the nats-server's configuration: docs/guide/external-bus.md"

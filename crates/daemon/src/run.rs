@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_broker::{Server, Users};
+use ostler_broker::{HandshakeFirst, Server, Tls, Users};
 use ostler_client::{Bus as Place, Client, Options as ClientOptions};
 use ostler_engine::{About, Handle, Limits};
 use ostler_store::Store;
 use ostler_supervise::platform::{FileLock, Identity, LockError, adopt_orphans, cgroup_parent, lock_file};
-use ostler_wire::{DownRequest, Endpoint, ExternalBus, Timestamp};
+use ostler_wire::{BusTls, DownRequest, Endpoint, ExternalBus, Timestamp};
 use tokio::sync::mpsc;
 
-use crate::config::{BusConfig, Config, External};
+use crate::config::{BusConfig, Config, External, TlsFiles};
 use crate::files::{make_dir, replace_json};
 use crate::identities::Identities;
 use crate::machine::Machine;
@@ -59,13 +59,17 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
     make_dir(&state.agents())?;
     let lock = take_lock(&state).await?;
     let (bus, store, engine_client) = match &config.bus {
-        BusConfig::Own { listen } => {
+        BusConfig::Own { listen, tls } => {
             let users = identities::admit_all(&state)?;
-            let broker = start_bus(&config, *listen, &state, users.clone())?;
+            let broker = start_bus(&config, *listen, tls.as_ref(), &state, users.clone())?;
+            let bus = Bus::Own { broker, users, tls: tls.as_ref().map(TlsFiles::of_clients) };
             let store = Store::open(&state.database())?;
-            let place = Place::Url(broker.url());
+            let place = match bus.client_tls() {
+                Some(tls) => Place::Tls(bus.url(), tls),
+                None => Place::Url(bus.url()),
+            };
             let client = Client::connect(ClientOptions::new("engine", place, state.engine_key())).await?;
-            (Bus::Own(broker, users), store, client)
+            (bus, store, client)
         }
         BusConfig::External(external) => {
             let store = Store::open(&state.database())?;
@@ -81,6 +85,7 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at,
         external: bus.to_wire(),
+        tls: bus.client_tls(),
     };
     let mut engine =
         start_engine(&config, &state, &endpoint, bus.identities(), store.clone(), engine_client).await?;
@@ -90,7 +95,7 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
 
     let result = serve(&mut engine, &mut signals).await;
     let _ = fs::remove_file(state.endpoint());
-    if let Bus::Own(broker, _) = bus {
+    if let Bus::Own { broker, .. } = bus {
         // Joining its threads blocks; everything else that needs them is over.
         let _ = tokio::task::spawn_blocking(move || broker.shutdown()).await;
     }
@@ -101,8 +106,8 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
 
 /// What carries the messages.
 enum Bus {
-    /// A broker of our own, and who may join it.
-    Own(Server, Users),
+    /// A broker of our own, who may join it, and what clients need for its TLS.
+    Own { broker: Server, users: Users, tls: Option<BusTls> },
     /// Somebody else's servers.
     External(External),
 }
@@ -110,21 +115,29 @@ enum Bus {
 impl Bus {
     fn url(&self) -> String {
         match self {
-            Self::Own(broker, _) => broker.url(),
+            Self::Own { broker, tls: Some(_), .. } => broker.url().replace("nats://", "tls://"),
+            Self::Own { broker, .. } => broker.url(),
             Self::External(external) => external.url.first().cloned().unwrap_or_default(),
         }
     }
 
     fn to_wire(&self) -> Option<Box<ExternalBus>> {
         match self {
-            Self::Own(..) => None,
+            Self::Own { .. } => None,
             Self::External(external) => Some(Box::new(external.to_wire())),
+        }
+    }
+
+    fn client_tls(&self) -> Option<BusTls> {
+        match self {
+            Self::Own { tls, .. } => tls.clone(),
+            Self::External(_) => None,
         }
     }
 
     fn identities(&self) -> Identities {
         match self {
-            Self::Own(_, users) => Identities::Own(users.clone()),
+            Self::Own { users, .. } => Identities::Own(users.clone()),
             Self::External(external) => Identities::External {
                 host: external.to_wire().host,
                 agent: external.agent_credentials.clone(),
@@ -173,9 +186,34 @@ async fn take_lock(state: &StateDir) -> Result<FileLock, Error> {
     }
 }
 
-fn start_bus(config: &Config, address: SocketAddr, state: &StateDir, users: Users) -> Result<Server, Error> {
+fn start_bus(
+    config: &Config,
+    address: SocketAddr,
+    files: Option<&TlsFiles>,
+    state: &StateDir,
+    users: Users,
+) -> Result<Server, Error> {
+    let tls = match files {
+        Some(TlsFiles { cert: Some(cert), key: Some(key), first, .. }) => {
+            let first = if *first { HandshakeFirst::Yes } else { HandshakeFirst::No };
+            let tls = Tls::from_pem_files(cert, key).map_err(|error| Error::Tls(Box::new(error)))?;
+            Some(tls.handshake_first(first))
+        }
+        _ => None,
+    };
+    if tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            listen = %address,
+            "the bus listens beyond this machine without TLS: what agents say goes over the network in the clear; \
+             set `tls` in [bus], or listen on 127.0.0.1"
+        );
+    }
     let builder = || {
-        Server::builder()
+        let builder = match &tls {
+            Some(tls) => Server::builder().tls(tls.clone()),
+            None => Server::builder(),
+        };
+        builder
             .server_name(config.node.name.as_str())
             .max_payload(PAYLOAD_BYTES_MAX)
             .max_subscriptions(SUBSCRIPTIONS_MAX)
@@ -245,7 +283,7 @@ async fn start_engine(
 
 fn publish_endpoint(state: &StateDir, bus: &Bus, endpoint: &Endpoint) -> Result<(), Error> {
     let fault = |path, source| Error::File { path, verb: "written", source };
-    if let Bus::Own(broker, _) = bus {
+    if let Bus::Own { broker, .. } = bus {
         let port = broker.local_addr().port();
         replace_json(&state.port(), &port).map_err(|source| fault(state.port(), source))?;
     }

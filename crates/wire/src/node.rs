@@ -60,6 +60,9 @@ pub struct Endpoint {
     /// How to join a bus that is not the daemon's own; absent when it is. `bus_url` is then the first of its addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<Box<ExternalBus>>,
+    /// What a client needs to see who the daemon's own bus is, where that asks for TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<BusTls>,
 }
 
 /// A bus that is not the daemon's own: a nats-server or a cluster, and the credential files of whoever joins it on this
@@ -93,7 +96,7 @@ pub fn of_agent(path: &Path, agent: &AgentId) -> PathBuf {
     }
 }
 
-/// What a TLS connection to an external bus needs.
+/// What a TLS connection to the bus needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

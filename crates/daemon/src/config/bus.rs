@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use ostler_wire::{BusTls, ExternalBus};
 use serde::{Deserialize, Serialize};
 
+/// Where the daemon's own bus listens unless it is told otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222);
+
 /// Where the bus is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -14,6 +17,10 @@ pub enum BusConfig {
     Own {
         /// Where it listens. Default `127.0.0.1:4222`; port 0 picks a free one and takes it again at the next start.
         listen: SocketAddr,
+        /// Its certificate and key, and what vouches for them; without it what is said can be read on the way. Default:
+        /// none, which will do on loopback.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls: Option<TlsFiles>,
     },
     /// On other servers: the daemon starts none.
     External(External),
@@ -41,14 +48,15 @@ pub struct External {
     pub tls: Option<TlsFiles>,
 }
 
-/// What a TLS connection needs beyond the system's certificates.
+/// The files of TLS: our side's certificate and key, and whom we take the other's from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsFiles {
-    /// Certificates that vouch for the server, PEM. Default: the system's.
+    /// Certificates that vouch for the server, PEM, also for the own bus: hosts and the command line look at them.
+    /// Default: the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
-    /// Our certificate, PEM, for a server that asks for one.
+    /// Our certificate, PEM: the own bus's, or what we show to a server that asks for one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cert: Option<PathBuf>,
     /// Its private key, PEM.
@@ -81,7 +89,7 @@ enum Urls {
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self::Own { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222) }
+        Self::Own { listen: LISTEN, tls: None }
     }
 }
 
@@ -89,7 +97,7 @@ impl BusConfig {
     /// Where the daemon's own bus is to listen; `None` when it starts none.
     pub fn listen(&self) -> Option<SocketAddr> {
         match self {
-            Self::Own { listen } => Some(*listen),
+            Self::Own { listen, .. } => Some(*listen),
             Self::External(_) => None,
         }
     }
@@ -122,14 +130,19 @@ impl File {
     ) -> Result<BusConfig, (&'static str, String)> {
         let Some(url) = &self.url else {
             self.nothing_external()?;
-            let BusConfig::Own { listen: usual } = BusConfig::default() else {
-                return Ok(BusConfig::default());
-            };
-            let mut listen = listen.or(self.listen).unwrap_or(usual);
+            let mut listen = listen.or(self.listen).unwrap_or(LISTEN);
             if let Some(port) = port {
                 listen.set_port(port);
             }
-            return Ok(BusConfig::Own { listen });
+            if let Some(tls) = &self.tls {
+                tls.check()?;
+                if tls.cert.is_none() {
+                    let reason =
+                        "the daemon's own bus needs `cert` and `key`; `ca` names what vouches for them";
+                    return Err(("tls", reason.to_owned()));
+                }
+            }
+            return Ok(BusConfig::Own { listen, tls: self.tls });
         };
         if self.listen.is_some() {
             let reason = "goes with the daemon's own bus, and `url` names another; remove one of the two";
@@ -175,7 +188,6 @@ impl File {
             ("operator_credentials", self.operator_credentials.is_some()),
             ("host_credentials", self.host_credentials.is_some()),
             ("agent_credentials", self.agent_credentials.is_some()),
-            ("tls", self.tls.is_some()),
         ];
         match keys.into_iter().find(|(_, is_set)| *is_set) {
             Some((key, _)) => Err((key, "goes with `url`, which is missing".to_owned())),
@@ -199,6 +211,11 @@ impl Urls {
 }
 
 impl TlsFiles {
+    /// What clients of the own bus need: they show no certificate, their keys say who they are.
+    pub(crate) fn of_clients(&self) -> BusTls {
+        BusTls { ca: self.ca.clone(), cert: None, key: None, first: self.first }
+    }
+
     fn check(&self) -> Result<(), (&'static str, String)> {
         for (key, path) in [("ca", &self.ca), ("cert", &self.cert), ("key", &self.key)] {
             is_absolute(key, path.as_deref())?;
@@ -288,7 +305,7 @@ mod tests {
             refused("[bus]\nurl = \"a\"\ncredentials = \"/c\"\nlisten = \"127.0.0.1:1\"").contains("listen")
         );
         assert!(refused("[bus]\ncredentials = \"/c\"").contains("`url`, which is missing"));
-        assert!(refused("[bus]\ntls = { first = true }").contains("`url`, which is missing"));
+        assert!(refused("[bus]\ntls = { first = true }").contains("needs `cert` and `key`"));
         assert!(refused("[bus]\nurl = \"a\"").contains("needs `credentials`"));
         let overrides = Overrides { port: Some(1), ..Overrides::default() };
         let text = read("[bus]\nurl = \"a\"\ncredentials = \"/c\"", overrides).unwrap_err();
@@ -317,6 +334,7 @@ mod tests {
         for text in [
             "",
             "[bus]\nlisten = \"127.0.0.1:0\"",
+            "[bus]\ntls = { cert = \"/c\", key = \"/k\", ca = \"/ca\" }",
             "[bus]\nurl = \"tls://a:1,b\"\ncredentials = \"/c\"\nhost_credentials = \"/h/{id}\"\n\
              tls = { ca = \"/ca\", first = true }",
         ] {

@@ -185,6 +185,7 @@ impl World {
             version: "0".into(),
             started_at: Timestamp::now(),
             external: None,
+            tls: None,
         };
         let path = self.dir.path().join("daemon.json");
         std::fs::write(path.with_extension("new"), serde_json::to_vec(&endpoint).unwrap()).unwrap();
