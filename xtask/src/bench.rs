@@ -71,7 +71,7 @@ struct BrokerOptions {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// Measure this only (repeatable): 1-1, 1-4, 4-4, pairs, queue, wildcard, headers, latency,
-    /// crowd, shards
+    /// crowd, in-process, shards
     #[arg(long = "shape", value_name = "NAME")]
     shapes: Vec<String>,
     /// About so long a run under load takes
@@ -83,7 +83,7 @@ struct BrokerOptions {
     /// Write every sample to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Measure this server instead of building one
+    /// Measure this server instead of the one of this workspace
     #[arg(long, value_name = "FILE")]
     ours: Option<PathBuf>,
 }
@@ -103,6 +103,9 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     }
 }
 
+/// What is measured where a process of its own is no measure: the library.
+const BROKER_EXAMPLE: &str = "in_process";
+
 /// Builds the server and what measures it, and hands over to that.
 #[cfg(not(feature = "bench-broker"))]
 fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
@@ -111,10 +114,8 @@ fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
     let is_there =
         against.metadata().with_context(|| format!("no nats-server at {}", against.display()))?.is_file();
     anyhow::ensure!(is_there, "{} is no program", against.display());
-    if options.ours.is_none() {
-        let server = ["build", "--release", "--package", "ostler-broker", "--features", "bin", "--bins"];
-        shell::run(shell::cargo(root).args(server))?;
-    }
+    let server = ["build", "--release", "--package", "ostler-broker", "--features", "bin"];
+    shell::run(shell::cargo(root).args(server).args(["--bins", "--example", BROKER_EXAMPLE]))?;
     // From here on with the paths of whoever asked.
     let mut measure = shell::cargo(root);
     measure.current_dir(std::env::current_dir()?).args(["run", "--release", "--manifest-path"]);

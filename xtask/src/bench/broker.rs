@@ -13,6 +13,7 @@
 mod crowd;
 mod flow;
 mod frames;
+mod in_process;
 mod latency;
 mod process;
 mod report;
@@ -59,6 +60,10 @@ pub(super) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     }
     if wanted.has("crowd") {
         rows.extend(bench.crowd(&ours, &theirs)?);
+    }
+    if wanted.has("in-process") {
+        let example = shell::target_dir(root).join("release/examples").join(super::BROKER_EXAMPLE);
+        rows.extend(in_process::measure(&example, options.rounds)?);
     }
     let facts = facts(&version, options)?;
     println!("{}\n", facts["text"].as_str().unwrap_or_default());

@@ -11,6 +11,8 @@ pub(super) enum Target {
     Times(f64),
     /// Our own figure is at most this, in the row's unit.
     AtMost(f64),
+    /// Our own figure is at least this, in the row's unit.
+    AtLeast(f64),
     /// It is only for comparison.
     None,
 }
@@ -47,12 +49,15 @@ impl Row {
             Target::None => None,
             Target::Times(times) => Some(median(&self.ratios()) >= times),
             Target::AtMost(most) => Some(median(&self.ours) <= most),
+            Target::AtLeast(least) => Some(median(&self.ours) >= least),
         }
     }
 
     fn line(&self) -> String {
         let ratios = self.ratios();
-        let (ratio, spread) = match self.theirs.is_empty() {
+        // Without the other server, or where nothing at all was used, our own samples are what there is.
+        let alone = !median(&ratios).is_finite() || !most(&ratios).is_finite();
+        let (ratio, spread) = match alone {
             true => (String::new(), format!("{}-{}", short(least(&self.ours)), short(most(&self.ours)))),
             false => {
                 (format!("{:.2}x", median(&ratios)), format!("{:.2}-{:.2}x", least(&ratios), most(&ratios)))
@@ -63,6 +68,7 @@ impl Row {
             Target::None => String::new(),
             Target::Times(times) => format!(">= {times}x"),
             Target::AtMost(most) => format!("<= {}", short(most)),
+            Target::AtLeast(least) => format!(">= {}", short(least)),
         };
         let verdict = self.is_met().map_or("", |met| if met { "met" } else { "MISSED" });
         format!(

@@ -17,7 +17,7 @@ pub(super) struct Shape {
 }
 
 /// Names of measurements that are no flow.
-pub(super) const OTHERS: [&str; 3] = ["latency", "crowd", "shards"];
+pub(super) const OTHERS: [&str; 4] = ["latency", "crowd", "in-process", "shards"];
 
 /// All flows.
 pub(super) fn flows() -> Vec<Shape> {
