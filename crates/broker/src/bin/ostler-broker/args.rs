@@ -29,6 +29,8 @@ pub(crate) struct Args {
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) jetstream: bool,
+    /// Reactor threads; nats-server has no such flag.
+    pub(crate) shards: Option<usize>,
 }
 
 /// What the program does.
@@ -124,6 +126,7 @@ pub(crate) fn parse(arguments: Vec<String>) -> Result<Args, String> {
             // Where streams would be kept: harnesses always give it, and without JetStream it changes nothing.
             "sd" | "store_dir" => drop(value()?),
             "sl" | "signal" => args.action = Action::Signal(value()?),
+            "shards" => args.shards = Some(shards(&value()?)?),
             "D" | "debug" => args.debug = Some(switch(name, given)?),
             "V" | "trace" => args.trace = Some(switch(name, given)?),
             "DV" => {
@@ -169,6 +172,11 @@ fn port(name: &str, text: &str) -> Result<i32, String> {
         Ok(port @ -1..=65535) => Ok(port),
         _ => Err(format!("invalid value {text:?} for flag -{name}: a port is -1 (any free one) to 65535")),
     }
+}
+
+fn shards(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|shards| *shards > 0);
+    number.ok_or_else(|| format!("invalid value {text:?} for flag -shards: a number of threads, at least 1"))
 }
 
 #[cfg(test)]
@@ -228,6 +236,7 @@ mod tests {
             ("-p abc", "invalid value \"abc\" for flag -p"),
             ("-p 70000", "to 65535"),
             ("-p", "flag needs an argument: -p"),
+            ("--shards 0", "invalid value \"0\" for flag -shards"),
             ("-zz", "flag provided but not defined: -zz"),
             ("serve", "unrecognized command: \"serve\""),
             ("-- serve", "unrecognized command: \"serve\""),

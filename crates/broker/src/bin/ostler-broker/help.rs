@@ -28,6 +28,7 @@ Server options:
     -sl,--signal <signal>[=<pid>]    Send a signal to a server (ldm, reload, reopen, stop, quit, term);
                                      <pid> is a process id or the path of a pid file
         --ports_file_dir <dir>       Directory for a file with the addresses taken (<executable>_<pid>.ports)
+        --shards <number>            Reactor threads (default: 1, on four cores or more 2)
 
 Logging options:
     -l, --log <file>                 File to log to (default: stderr)

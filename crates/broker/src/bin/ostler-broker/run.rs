@@ -78,7 +78,10 @@ fn start(
     raise_file_limit(log);
     let users = Users::new();
     users.replace_all(settings.identities.clone()).map_err(|problem| problem.to_string())?;
-    let builder = options::builder(settings, &users)?;
+    let mut builder = options::builder(settings, &users)?;
+    if let Some(shards) = args.shards {
+        builder = builder.shards(shards);
+    }
     if let Some(path) = &settings.pid_file {
         write_pid(path)?;
     }
