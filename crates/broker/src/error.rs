@@ -43,7 +43,9 @@ impl Error {
     /// Whether trying again later may help, without changing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Listen { source, .. } | Self::Monitor { source, .. } => source.kind() == io::ErrorKind::AddrInUse,
+            Self::Listen { source, .. } | Self::Monitor { source, .. } => {
+                source.kind() == io::ErrorKind::AddrInUse
+            }
             Self::Start(_) => true,
             Self::Option { .. } => false,
         }

@@ -25,7 +25,13 @@
 //! a socket to a subscriber's buffer awaits.*
 //!
 //! **Security.** A credential is required unless [`Builder::allow_anonymous`] says otherwise; a server without users
-//! refuses everybody. Permissions permit nothing by default. Traffic is not encrypted: listen on loopback.
+//! refuses everybody. Permissions permit nothing by default. Traffic is not encrypted unless
+//! `Builder::tls` says so: listen on loopback without it.
+//!
+//! **Ways in.** TCP, plain or with TLS (feature `tls`, rustls: certificates of clients, the handshake before or after
+//! INFO, terms that change while it runs: `Server::set_tls`); WebSocket with and without TLS (feature `websocket`); and
+//! inside the process, without a socket: [`Server::connect_in_process`] gives a client, [`Server::open_pipe`] the bare
+//! bytes. All carry the same protocol to the same code. Both features are on by default.
 //!
 //! **Accounts.** Each identity belongs to an account, `$G` unless it names another. Messages stay inside an account; there
 //! are no imports and exports. System events ([`Builder::system_account`]) are published into `$SYS`: connects,
@@ -38,7 +44,11 @@
 //! [`Server::subscriptions`] and [`Server::accounts`] ask every shard. [`Server::monitor`] gives the documents that
 //! dashboards of nats-server read, and with the feature `monitor`, `Builder::monitor` serves them over HTTP.
 //!
-//! **Known limits.** Core NATS only: no JetStream, TLS, WebSocket or clustering. Subscriptions take a
+//! **As a program.** With the feature `bin` there is `ostler-broker`, with nats-server's flags, configuration files and
+//! signals. The feature `conf` gives the reader of those files alone, as typed settings.
+//!
+//! **Known limits.** Core NATS only: no JetStream and no clustering. WebSocket frames are
+//! not compressed, and cookies and client certificates are not taken for credentials. Subscriptions take a
 //! server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
 
@@ -52,8 +62,8 @@ mod error;
 mod in_process;
 mod limits;
 mod link;
-mod monitor;
 mod listen;
+mod monitor;
 mod options;
 mod permissions;
 mod process;

@@ -1,4 +1,5 @@
 //! Monitoring over real HTTP: what dashboards read is there, live and true; who asks badly or slowly hurts nobody.
+#![cfg(test)]
 #![cfg(feature = "monitor")]
 
 mod common;

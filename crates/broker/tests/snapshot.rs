@@ -1,4 +1,5 @@
 //! What an embedder can see of a running server: the same numbers as its clients caused.
+#![cfg(test)]
 
 mod common;
 

@@ -275,8 +275,15 @@ mod tests {
 
     #[test]
     fn only_addresses_and_localhost_are_local() {
-        for host in ["127.0.0.1:8222", "127.0.0.1", "[::1]:8222", "[::1]", "localhost:8222", "LOCALHOST", "10.1.2.3:1"]
-        {
+        for host in [
+            "127.0.0.1:8222",
+            "127.0.0.1",
+            "[::1]:8222",
+            "[::1]",
+            "localhost:8222",
+            "LOCALHOST",
+            "10.1.2.3:1",
+        ] {
             assert!(is_local(host.as_bytes()), "{host}");
         }
         for host in ["evil.example:8222", "evil.example", "localhost.evil.example", "", "\u{e9}:1"] {
