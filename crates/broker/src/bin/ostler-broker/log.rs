@@ -129,8 +129,8 @@ impl Log {
             let zone = if self.0.utc { TimeZone::UTC } else { TimeZone::system() };
             push_time(&mut line, &Timestamp::now().to_zoned(zone));
         }
-        // One event is one line, whatever a client managed to get into it.
-        let text = text.to_string().replace(['\n', '\r'], " ");
+        // One event is one line of text, whatever a client managed to get into it.
+        let text = text.to_string().replace(char::is_control, " ");
         let _ = writeln!(line, "[{}] {text}", grade.label());
         let mut out = self.0.out.lock().unwrap_or_else(PoisonError::into_inner);
         // A log that cannot be written must not end the server.
