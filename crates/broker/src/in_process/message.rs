@@ -1,11 +1,11 @@
 //! A message as a subscriber gets it: a slice of the buffer it arrived in.
 
 use std::fmt;
-use std::ops::Range;
 
 use bytes::Bytes;
-use ostler_broker_proto::Message as Parsed;
 use ostler_broker_proto::headers::HeaderBlock;
+
+use super::frame::Frame;
 
 /// A delivered message. Cheap to clone: the bytes are shared.
 ///
@@ -13,39 +13,21 @@ use ostler_broker_proto::headers::HeaderBlock;
 /// copies what it needs.
 #[derive(Clone)]
 pub struct Message {
-    frame: Bytes,
-    subject: Range<u32>,
-    reply: Option<Range<u32>>,
-    headers: Range<u32>,
-    payload: Range<u32>,
+    bytes: Bytes,
+    frame: Frame,
 }
 
 impl Message {
-    /// `parsed` lies in `run`, from `start` on, and takes `len` bytes there.
-    pub(super) fn new(run: &Bytes, start: usize, len: usize, parsed: &Parsed<'_>) -> Self {
-        let base = run.as_ptr() as usize + start;
-        // A frame is at most a control line and a payload of nine digits: 32 bits hold every place in it.
-        let range = |part: &[u8]| {
-            let from = (part.as_ptr() as usize - base) as u32;
-            from..from + part.len() as u32
-        };
-        Self {
-            subject: range(parsed.subject),
-            reply: parsed.reply.map(range),
-            headers: range(parsed.headers),
-            payload: range(parsed.payload),
-            frame: run.slice(start..start + len),
-        }
-    }
-
-    fn part(&self, range: &Range<u32>) -> &[u8] {
-        &self.frame[range.start as usize..range.end as usize]
+    #[inline]
+    pub(super) fn new(run: &Bytes, frame: Frame) -> Self {
+        let start = frame.start as usize;
+        Self { bytes: run.slice(start..start + frame.len as usize), frame }
     }
 
     /// The subject it was published to. Bytes, because NATS does not say that subjects are text; see
     /// [`subject_str`](Self::subject_str).
     pub fn subject(&self) -> &[u8] {
-        self.part(&self.subject)
+        self.frame.subject.of(&self.bytes)
     }
 
     /// The subject as text; what is not UTF-8 in it is replaced.
@@ -55,12 +37,12 @@ impl Message {
 
     /// Where an answer is expected.
     pub fn reply(&self) -> Option<&[u8]> {
-        self.reply.as_ref().map(|range| self.part(range))
+        Some(self.frame.reply.of(&self.bytes)).filter(|reply| !reply.is_empty())
     }
 
     /// The header block as it came, empty for a message without headers.
     pub fn headers(&self) -> &[u8] {
-        self.part(&self.headers)
+        self.frame.headers.of(&self.bytes)
     }
 
     /// The first value of a header.
@@ -75,12 +57,12 @@ impl Message {
 
     /// The payload.
     pub fn payload(&self) -> &[u8] {
-        self.part(&self.payload)
+        self.frame.payload.of(&self.bytes)
     }
 
     /// The payload as bytes of one's own, without a copy.
     pub fn payload_bytes(&self) -> Bytes {
-        self.frame.slice(self.payload.start as usize..self.payload.end as usize)
+        self.bytes.slice_ref(self.payload())
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```
 
 mod error;
+mod frame;
 mod message;
 mod options;
 mod pipe;

@@ -5,14 +5,19 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use ostler_broker_proto::{Parsed, ServerOp, parse_server};
+use ostler_broker_proto::{Parsed, parse_server};
 
 use super::Inner;
+use super::frame::{Found, Frame, Run, find};
 use super::message::Message;
+
+/// Room that is made for the messages of a run ahead.
+const FRAMES_EXPECTED_MAX: usize = 1024;
 
 /// Reads until the end of the connection.
 pub(super) async fn read(inner: Arc<Inner>, first: BytesMut) {
-    let mut cutter = Cutter { inner: Arc::clone(&inner), partial: BytesMut::new(), needed: 0 };
+    let mut cutter =
+        Cutter { inner: Arc::clone(&inner), partial: BytesMut::new(), needed: 0, frames_expected: 1 };
     let mut goes_on = cutter.take(first.freeze()).await;
     while goes_on {
         // Others get their turn, however fast the server is.
@@ -37,6 +42,8 @@ struct Cutter {
     partial: BytesMut,
     /// Bytes it needs before looking at it makes sense.
     needed: usize,
+    /// How many messages the last run had: the next will have about as many.
+    frames_expected: usize,
 }
 
 impl Cutter {
@@ -78,23 +85,24 @@ impl Cutter {
 
     async fn cut(&mut self, piece: Bytes) -> bool {
         let (mut at, mut run_start, mut run_sid) = (0, 0, None);
+        let mut frames = Vec::with_capacity(self.frames_expected);
         while at < piece.len() {
-            match parse_server(&piece[at..]) {
-                Ok(Parsed::Op { op: ServerOp::Msg(message), consumed }) => {
-                    let sid = number(message.sid);
+            match find(&piece[at..], at - run_start) {
+                Ok(Found::Message(sid, frame)) => {
                     if sid != run_sid {
-                        self.hand(run_sid, piece.slice(run_start..at)).await;
+                        self.hand(run_sid, piece.slice(run_start..at), &mut frames).await;
                         (run_start, run_sid) = (at, sid);
                     }
-                    at += consumed;
+                    frames.push(Frame { start: (at - run_start) as u32, ..frame });
+                    at += frame.len as usize;
                 }
-                Ok(Parsed::Op { op, consumed }) => {
-                    self.hand(run_sid, piece.slice(run_start..at)).await;
+                Ok(Found::Word(op, consumed)) => {
+                    self.hand(run_sid, piece.slice(run_start..at), &mut frames).await;
                     self.inner.take_word(&op);
                     at += consumed;
                     (run_start, run_sid) = (at, None);
                 }
-                Ok(Parsed::Incomplete { needed }) => {
+                Ok(Found::Part(needed)) => {
                     self.partial.extend_from_slice(&piece[at..]);
                     self.needed = needed;
                     break;
@@ -105,35 +113,26 @@ impl Cutter {
                 }
             }
         }
-        self.hand(run_sid, piece.slice(run_start..at)).await;
+        self.hand(run_sid, piece.slice(run_start..at), &mut frames).await;
         true
     }
 
     /// Gives whole messages for one subscription to it, and waits if it has too many.
-    async fn hand(&self, sid: Option<u64>, run: Bytes) {
-        let Some(sid) = sid.filter(|_| !run.is_empty()) else {
+    async fn hand(&mut self, sid: Option<u64>, bytes: Bytes, frames: &mut Vec<Frame>) {
+        let frames = std::mem::take(frames);
+        let Some(sid) = sid.filter(|_| !frames.is_empty()) else {
             return;
         };
+        self.frames_expected = frames.len().min(FRAMES_EXPECTED_MAX);
         if sid == super::request::SID {
-            return each(&run, |message| self.inner.requests.answer(message));
+            return frames
+                .into_iter()
+                .for_each(|frame| self.inner.requests.answer(Message::new(&bytes, frame)));
         }
         if let Some(inbox) = self.inner.inbox(sid)
-            && inbox.push(run)
+            && inbox.push(Run { bytes, frames })
         {
             inbox.room().await;
         }
     }
-}
-
-fn each(run: &Bytes, mut take: impl FnMut(Message)) {
-    let mut at = 0;
-    while let Ok(Parsed::Op { op: ServerOp::Msg(parsed), consumed }) = parse_server(&run[at..]) {
-        take(Message::new(run, at, consumed, &parsed));
-        at += consumed;
-    }
-}
-
-/// The sids of this connection are numbers.
-fn number(sid: &[u8]) -> Option<u64> {
-    std::str::from_utf8(sid).ok()?.parse().ok()
 }

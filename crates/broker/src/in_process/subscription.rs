@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use ostler_broker_proto::{Parsed, ServerOp, parse_server};
 
+use super::frame::{Frame, Run};
 use super::message::Message;
 use super::{Alive, Inner};
 
@@ -22,8 +22,7 @@ pub(super) struct Inbox(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Each is one or more whole frames.
-    runs: VecDeque<Bytes>,
+    runs: VecDeque<Run>,
     bytes: usize,
     /// Nothing more will come.
     is_over: bool,
@@ -37,12 +36,12 @@ impl Inbox {
     }
 
     /// Adds a run; returns whether the reader should wait for [`room`](Self::room).
-    pub(super) fn push(&self, run: Bytes) -> bool {
+    pub(super) fn push(&self, run: Run) -> bool {
         let mut waiting = self.lock();
         if waiting.is_over {
             return false;
         }
-        waiting.bytes += run.len();
+        waiting.bytes += run.bytes.len();
         let is_full = waiting.bytes > WAITING_BYTES_MAX;
         waiting.runs.push_back(run);
         let subscriber = waiting.subscriber.take();
@@ -76,7 +75,7 @@ impl Inbox {
     }
 
     /// Swaps all that waits with the empty `runs`. Ready with false at the end.
-    fn poll_take(&self, runs: &mut VecDeque<Bytes>, cx: &mut Context<'_>) -> Poll<bool> {
+    fn poll_take(&self, runs: &mut VecDeque<Run>, cx: &mut Context<'_>) -> Poll<bool> {
         let mut waiting = self.lock();
         if waiting.runs.is_empty() {
             if waiting.is_over {
@@ -108,17 +107,25 @@ pub struct Subscription {
     sid: u64,
     inbox: Arc<Inbox>,
     /// Taken from the inbox, not yet looked at.
-    runs: VecDeque<Bytes>,
+    runs: VecDeque<Run>,
+    /// The run that is being handed out, and what is left of it.
     run: Bytes,
-    /// Bytes of `run` that were handed out.
-    at: usize,
+    frames: std::vec::IntoIter<Frame>,
     inner: Arc<Inner>,
     _alive: Arc<Alive>,
 }
 
 impl Subscription {
     pub(super) fn new(sid: u64, inbox: Arc<Inbox>, inner: Arc<Inner>, alive: Arc<Alive>) -> Self {
-        Self { sid, inbox, runs: VecDeque::new(), run: Bytes::new(), at: 0, inner, _alive: alive }
+        Self {
+            sid,
+            inbox,
+            runs: VecDeque::new(),
+            run: Bytes::new(),
+            frames: Vec::new().into_iter(),
+            inner,
+            _alive: alive,
+        }
     }
 
     /// Waits for the next message; `None` when the connection is closed and everything was taken.
@@ -136,12 +143,12 @@ impl Subscription {
     #[inline]
     pub fn try_next(&mut self) -> Option<Message> {
         loop {
-            if let Some(message) = self.cut_off() {
-                return Some(message);
+            if let Some(frame) = self.frames.next() {
+                return Some(Message::new(&self.run, frame));
             }
             let run = self.runs.pop_front()?;
-            self.at = 0;
-            self.inner.recycle(std::mem::replace(&mut self.run, run));
+            self.frames = run.frames.into_iter();
+            self.inner.recycle(std::mem::replace(&mut self.run, run.bytes));
         }
     }
 
@@ -155,24 +162,6 @@ impl Subscription {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    fn cut_off(&mut self) -> Option<Message> {
-        if self.at == self.run.len() {
-            return None;
-        }
-        match parse_server(&self.run[self.at..]) {
-            Ok(Parsed::Op { op: ServerOp::Msg(parsed), consumed }) => {
-                let message = Message::new(&self.run, self.at, consumed, &parsed);
-                self.at += consumed;
-                Some(message)
-            }
-            // The reader put whole messages here and nothing else.
-            _ => {
-                self.at = self.run.len();
-                None
             }
         }
     }
