@@ -151,6 +151,8 @@ async fn serve(stream: TcpStream, front: Arc<Front>) {
         .timer(TokioTimer::new())
         .header_read_timeout(REQUEST_MAX)
         .max_buf_size(REQUEST_BYTES_MAX)
+        // As nats-server writes them, for readers that compare to the letter.
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin::pin!(connection);
     // What clients do to their connections is their affair, hence no word about errors.
