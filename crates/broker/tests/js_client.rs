@@ -55,3 +55,10 @@ fn play(builder: Builder, transport: &str, url: impl Fn(&Server) -> String) {
 fn the_javascript_client_works() {
     play(local(), "tcp", Server::url);
 }
+
+#[cfg(feature = "websocket")]
+#[test]
+fn the_javascript_client_works_over_a_web_socket() {
+    let builder = local().websocket(ostler_broker::WebSocket::on("127.0.0.1:0".parse().unwrap()));
+    play(builder, "ws", |server| format!("ws://{}", server.websocket_addr().unwrap()));
+}
