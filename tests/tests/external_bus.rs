@@ -319,7 +319,7 @@ async fn each_host_can_have_a_credential_of_its_own_and_agents_get_one_only_when
 /// A daemon with this credential file on this server does its main job.
 async fn does_its_job(nats: &NatsServer, url: &str, credentials: &Path, more: &str) {
     use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(credentials, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(credentials, std::fs::Permissions::from_mode(0o600)).expect("the test's file");
     let section = format!("[bus]\nurl = \"{url}\"\ncredentials = \"{}\"\n{more}\n", credentials.display());
     let mut daemon = TestDaemon::prepare_with_bus(external(), &section);
     daemon.up();
@@ -394,7 +394,7 @@ fn jwt(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: &str) -> String 
     );
     let signed =
         format!("{}.{}", encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#), encode(claims.as_bytes()));
-    let signature = issuer.sign(signed.as_bytes()).unwrap();
+    let signature = issuer.sign(signed.as_bytes()).expect("the pair holds its seed");
     format!("{signed}.{}", encode(&signature))
 }
 
@@ -457,17 +457,17 @@ async fn the_daemons_own_bus_speaks_tls_to_everybody_when_it_has_a_certificate()
 
 /// `ca.pem`, and `server` and `client` with keys, all signed by it.
 fn make_certificates(dir: &Path) {
-    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).unwrap();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    let write = |name: &str, text: String| std::fs::write(dir.join(name), text).expect("a file of the test");
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).expect("no names are fine");
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let key = rcgen::KeyPair::generate().unwrap();
-    write("ca.pem", authority.self_signed(&key).unwrap().pem());
+    let key = rcgen::KeyPair::generate().expect("a key");
+    write("ca.pem", authority.self_signed(&key).expect("a certificate").pem());
     let issuer = rcgen::Issuer::new(authority, key);
     for name in ["server", "client"] {
-        let key = rcgen::KeyPair::generate().unwrap();
+        let key = rcgen::KeyPair::generate().expect("a key");
         let names = ["localhost", "127.0.0.1"].map(str::to_owned).to_vec();
-        let params = rcgen::CertificateParams::new(names).unwrap();
-        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).unwrap().pem());
+        let params = rcgen::CertificateParams::new(names).expect("proper names");
+        write(&format!("{name}.pem"), params.signed_by(&key, &issuer).expect("a certificate").pem());
         write(&format!("{name}.key"), key.serialize_pem());
     }
 }
