@@ -55,7 +55,7 @@ async fn connect(server: &Server) -> Outcome<InProcess> {
 
 /// Messages per second from one connection to another.
 fn flow(server: &Server, size: usize, count: usize) -> Outcome<f64> {
-    let (ready_tx, ready_rx) = std::sync::mpsc::channel();
+    let (ready_tx, ready_rx) = std::sync::mpsc::sync_channel(1);
     std::thread::scope(|scope| {
         let subscriber = scope.spawn(move || -> Outcome<Instant> {
             runtime()?.block_on(async {

@@ -1,4 +1,5 @@
 //! The client inside the process: what it gives its user beyond the bytes of the protocol.
+#![cfg(test)]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! Encrypted connections: the handshake in all its orders, certificates of clients, and who is turned away.
+#![cfg(test)]
 
 use std::io::Read;
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! What a client says and is told does not depend on what carries it: the same scripts over each kind of connection.
+#![cfg(test)]
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -114,7 +115,7 @@ fn nothing_is_lost_or_changed_under_load() {
                 let payload = format!("{n:0width$}", width = 1 + n % 500);
                 write!(block, "PUB load {}\r\n{payload}\r\n", payload.len()).unwrap();
                 if block.len() > 30_000 {
-                    sender.send(&std::mem::take(&mut block));
+                    sender.send(std::mem::take(&mut block));
                 }
             }
             sender.send(&block);

@@ -1,4 +1,5 @@
 //! WebSocket connections: the official client over them, and what a browser and a stranger get.
+#![cfg(test)]
 
 use std::io::{Read, Write};
 

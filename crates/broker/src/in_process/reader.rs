@@ -50,14 +50,12 @@ impl Cutter {
     /// Takes in a piece; returns whether it was what a server says.
     async fn take(&mut self, mut piece: Bytes) -> bool {
         while !self.partial.is_empty() {
-            match self.complete(&mut piece) {
-                Some(frame) => {
-                    if !self.cut(frame).await {
-                        return false;
-                    }
+            if let Some(frame) = self.complete(&mut piece) {
+                if !self.cut(frame).await {
+                    return false;
                 }
-                None if piece.is_empty() => return true,
-                None => {}
+            } else if piece.is_empty() {
+                return true;
             }
         }
         self.cut(piece).await
