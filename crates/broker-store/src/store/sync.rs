@@ -1,0 +1,379 @@
+//! From memory to the file, and from the file to the disk: what makes which promise true.
+//!
+//! ```text
+//! append ──► buffer ──write_out──► file ──sync_ticket──► SyncJob::run (another thread) ──synced──► durable
+//!            visible               survives kill -9                                      survives a power cut
+//! ```
+//!
+//! A write that fails is taken back: nobody was told that it succeeded. A sync that fails cannot be: nobody knows what
+//! is on disk, and asking again may be answered with a yes that is not true. So what was not durable before is refused,
+//! the segments concerned are never written again, and what they hold of older messages is copied to new ones.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::files::{InFlight, segment_name};
+use super::{Durability, Store};
+use crate::disk::{Disk, DiskFile};
+use crate::error::Error;
+use crate::format::manifest::{FILES, Listed, Manifest};
+use crate::format::record::Record;
+use crate::report::{Finding, Severity};
+
+/// A sync to be done on another thread, while the store goes on. Dropping it without running it leaves the store
+/// waiting for [`Store::synced`] for ever.
+#[derive(Debug)]
+pub struct SyncJob {
+    ticket: u64,
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    files: Vec<(PathBuf, Arc<dyn DiskFile>)>,
+    sync_dir: bool,
+    manifest: Option<Vec<u8>>,
+    manifest_generation: u64,
+    garbage: Vec<String>,
+    checkpoints: Vec<(String, u64)>,
+    point: (u32, u32),
+    seq: u64,
+}
+
+/// How a [`SyncJob`] went; give it to [`Store::synced`].
+#[derive(Debug)]
+#[must_use = "the store waits for it"]
+pub struct SyncResult {
+    ticket: u64,
+    point: (u32, u32),
+    seq: u64,
+    data: Result<(), Error>,
+    manifest: Result<(), Error>,
+    manifest_generation: Option<u64>,
+    checkpoints: Vec<(String, u64)>,
+}
+
+impl SyncJob {
+    /// Does the work: one `fdatasync` for each file that was written to, usually one. Blocks as long as the disk
+    /// takes.
+    pub fn run(self) -> SyncResult {
+        let data = self.sync_files();
+        let manifest = match (&data, &self.manifest) {
+            (Ok(()), Some(bytes)) => self.write_manifest(bytes),
+            _ => Ok(()),
+        };
+        let written = data.is_ok() && manifest.is_ok() && self.manifest.is_some();
+        if written {
+            for name in &self.garbage {
+                // One that stays is found and removed when the store is opened.
+                let _ = self.disk.unlink(&self.dir.join(name));
+            }
+        }
+        SyncResult {
+            ticket: self.ticket,
+            point: self.point,
+            seq: self.seq,
+            data,
+            manifest,
+            manifest_generation: written.then_some(self.manifest_generation),
+            checkpoints: self.checkpoints,
+        }
+    }
+
+    fn sync_files(&self) -> Result<(), Error> {
+        for (path, file) in &self.files {
+            file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+        }
+        if self.sync_dir {
+            self.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+        }
+        Ok(())
+    }
+
+    fn write_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.dir.join(FILES[(self.manifest_generation % 2) as usize]);
+        let write = || {
+            let file = self.disk.open(&path, true)?;
+            file.write_at(bytes, 0)?;
+            file.set_len(bytes.len() as u64)?;
+            file.sync_data()
+        };
+        write().map_err(|error| Error::io("write", &path, error))
+    }
+}
+
+impl Store {
+    /// Writes everything appended and removed since the last call to the file, in one write. Call it at the end of
+    /// each batch: from then on it survives the end of the process, and with [`Durability::Process`] may be
+    /// acknowledged. A stream in memory has nothing to write, but needs the call too: it ends the batch.
+    ///
+    /// # Errors
+    /// A disk error: everything since the last successful call is undone, removals included, and
+    /// [`Store::last_seq`] says what is left. Refuse those messages; the store goes on.
+    pub fn write_out(&mut self) -> Result<(), Error> {
+        if self.files.is_none() {
+            self.keep();
+            return Ok(());
+        }
+        if let Err(error) = self.put_removals() {
+            self.take_back();
+            return Err(error);
+        }
+        let (Some(files), Some(active)) = (&mut self.files, self.segments.last_mut()) else {
+            self.keep();
+            return Ok(());
+        };
+        if files.pending(active) == 0 {
+            self.keep();
+            return Ok(());
+        }
+        match files.write(active) {
+            Ok(()) => {
+                self.keep();
+                self.mark_written();
+                Ok(())
+            }
+            Err(error) => {
+                let sound = files.rewind(active);
+                let empty = files.written == 0;
+                self.take_back();
+                if !sound {
+                    self.give_up_active(empty);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// With [`Durability::Group`] nothing is acknowledged by being written.
+    fn mark_written(&mut self) {
+        let Some(files) = &mut self.files else { return };
+        if self.options.durability != Durability::Group {
+            let written = (files.active_id, files.written);
+            files.write_mark(self.last_seq, written, false);
+        }
+    }
+
+    /// Leaves the open segment because bytes that nobody was promised may stand behind its end.
+    fn give_up_active(&mut self, empty: bool) {
+        let Some(files) = &mut self.files else { return };
+        files.retire_active();
+        if let Some(segment) = self.segments.last_mut() {
+            segment.closed = true;
+            segment.suspect = true;
+            if empty {
+                files.discard(segment.id);
+                self.segments.pop();
+            }
+        }
+    }
+
+    /// Writes out, and hands over the sync that makes it durable; `None` when all is durable already, and while
+    /// another one is under way: [`Store::synced`] ends that.
+    ///
+    /// Also with [`Durability::Process`] and [`Durability::Async`] call it now and then: what [`Store::maintain`] frees
+    /// is given back only by a sync.
+    ///
+    /// # Errors
+    /// Those of [`Store::write_out`].
+    pub fn sync_ticket(&mut self) -> Result<Option<SyncJob>, Error> {
+        self.write_out()?;
+        let last_seq = self.last_seq;
+        let listing = self.files.as_ref().is_some_and(|files| files.listing_changed);
+        let manifest = if listing { self.manifest() } else { Manifest::default() };
+        let Some(files) = &mut self.files else { return Ok(None) };
+        if files.in_flight.is_some() {
+            return Ok(None);
+        }
+        files.write_checkpoints()?;
+        let checkpoints = files.dirty_checkpoints();
+        if files.dirty.is_empty() && !files.names_changed && !listing && checkpoints.is_empty() {
+            return Ok(None);
+        }
+        files.tickets += 1;
+        let dirty = std::mem::take(&mut files.dirty);
+        let mut synced: Vec<(PathBuf, Arc<dyn DiskFile>)> =
+            dirty.iter().map(|(&id, file)| (files.path(&segment_name(id)), Arc::clone(file))).collect();
+        files.in_flight = Some(InFlight { ticket: files.tickets, segments: dirty });
+        for (name, _) in &checkpoints {
+            synced.extend(files.checkpoint_files(name));
+        }
+        files.listing_changed = false;
+        let generation = files.manifest_generation + 1;
+        Ok(Some(SyncJob {
+            ticket: files.tickets,
+            disk: Arc::clone(&files.disk),
+            dir: files.dir.clone(),
+            files: synced,
+            sync_dir: std::mem::take(&mut files.names_changed),
+            manifest: listing.then(|| Manifest { generation, ..manifest }.encode()),
+            manifest_generation: generation,
+            garbage: if listing { std::mem::take(&mut files.garbage) } else { Vec::new() },
+            checkpoints,
+            point: (files.active_id, files.written),
+            seq: last_seq,
+        }))
+    }
+
+    /// Takes note of a sync that was done and says which sequence is the last durable one: messages up to it may be
+    /// acknowledged, and removals and checkpoints saved before the ticket was taken.
+    ///
+    /// # Errors
+    /// [`Error::NotDurable`]: the disk did not keep what it was given. Every message above the one named is no longer
+    /// in the store, and its sequence is not used again; refuse them. The store goes on with a new file.
+    pub fn synced(&mut self, result: SyncResult) -> Result<u64, Error> {
+        let Some(files) = &mut self.files else { return Ok(0) };
+        let in_flight = files.in_flight.take();
+        let SyncResult { point, seq, data, manifest, manifest_generation, checkpoints, .. } = result;
+        if let Err(error) = data {
+            files.listing_changed = true;
+            files.names_changed = true;
+            let segments = in_flight.map(|flight| flight.segments).unwrap_or_default();
+            return Err(self.refuse(segments.into_keys().collect(), error));
+        }
+        debug_assert_eq!(in_flight.map(|flight| flight.ticket), Some(result.ticket));
+        files.synced_seq = files.synced_seq.max(seq);
+        if point.0 != 0 {
+            files.synced_at = files.synced_at.max(point);
+            if point.0 == files.active_id {
+                files.synced = point.1;
+            }
+        }
+        files.checkpoints_synced(&checkpoints);
+        match manifest_generation {
+            Some(generation) => files.manifest_generation = generation,
+            // The messages are safe without it: it is tried again with the next ticket.
+            None => files.listing_changed |= manifest.is_err(),
+        }
+        let durable = files.synced_seq;
+        let written = match self.options.durability {
+            Durability::Group => files.synced_at,
+            _ if files.active_id == 0 => files.synced_at,
+            _ => (files.active_id, files.written),
+        };
+        let covered = if self.options.durability == Durability::Group { durable } else { self.last_seq };
+        files.write_mark(covered, written, false);
+        Ok(durable)
+    }
+
+    /// Takes out what was not durable when a sync failed, and begins anew.
+    fn refuse(&mut self, mut suspects: Vec<u32>, error: Error) -> Error {
+        if let (Some(files), Some(active)) = (&mut self.files, self.segments.last_mut())
+            && !active.closed
+        {
+            let _ = files.rewind(active);
+        }
+        self.take_back();
+        let (durable, last_seq) = (self.durable_seq(), self.last_seq);
+        let mut at = durable + 1;
+        while let Some(seq) = self.next_any(at) {
+            if let Some((segment, position, _)) = self.find(seq) {
+                self.forget(segment, position, seq);
+            }
+            at = seq + 1;
+        }
+        if let Some(files) = &mut self.files {
+            suspects.extend(files.dirty.keys());
+            suspects.push(files.active_id);
+            files.dirty.clear();
+            files.retire_active();
+        }
+        for segment in &mut self.segments {
+            if suspects.contains(&segment.id) {
+                segment.closed = true;
+                segment.suspect = true;
+            }
+        }
+        // Removals since the last sync may be lost with it, so the segment that follows says all of them again.
+        self.refused_after = Some(durable);
+        self.findings.push(Finding::new(
+            Severity::Warning,
+            format!("messages {} to {last_seq}", durable + 1),
+            self.files.as_ref().map(|files| files.dir.display().to_string()).unwrap_or_default(),
+            "the disk failed to sync; they were refused",
+            "look at the disk; the store goes on in a new file",
+        ));
+        // When this fails too, the next call that writes tries again.
+        let _ = self.begin_segment(last_seq + 1);
+        Error::NotDurable { durable, source: Box::new(error) }
+    }
+
+    /// Every range between the first and the last sequence without a message.
+    pub(super) fn gaps(&self) -> Vec<(u64, u64)> {
+        let mut gaps = Vec::new();
+        let mut expected = self.first_seq;
+        for segment in &self.segments {
+            for (position, entry) in segment.entries.slots().iter().enumerate() {
+                let seq = segment.entries.seq(position);
+                if entry.is_live() {
+                    if seq > expected {
+                        gaps.push((expected, seq - 1));
+                    }
+                    expected = seq + 1;
+                }
+            }
+        }
+        if expected <= self.last_seq {
+            gaps.push((expected, self.last_seq));
+        }
+        gaps
+    }
+
+    /// What the manifest is to say.
+    pub(super) fn manifest(&self) -> Manifest {
+        let Some(files) = &self.files else { return Manifest::default() };
+        let listed = self.segments.iter().map(|segment| Listed {
+            id: segment.id,
+            base: segment.base,
+            last: segment.last,
+            len: if segment.closed { segment.len } else { files.written },
+            checksum: if segment.closed { segment.fold.value } else { 0 },
+            closed: segment.closed,
+        });
+        Manifest {
+            generation: 0,
+            salt: files.salt,
+            next_id: files.next_id,
+            first_seq: self.first_seq,
+            last_seq: self.last_seq,
+            segments: listed.collect(),
+            checkpoints: files.checkpoints.keys().cloned().collect(),
+        }
+    }
+
+    /// Writes and syncs everything on this thread and notes that nothing is missing. A store that is dropped instead
+    /// is as safe, but says less when it is opened: whether its end is really its end.
+    ///
+    /// # Errors
+    /// Those of [`Store::write_out`] and [`Store::synced`].
+    pub fn close(mut self) -> Result<(), Error> {
+        if let Some(files) = &mut self.files
+            && let Some(flight) = files.in_flight.take()
+        {
+            files.dirty.extend(flight.segments);
+            files.listing_changed = true;
+            files.names_changed = true;
+        }
+        self.sync_now()?;
+        // A record says which part was durable, and the manifest how long that is.
+        if let (Some(files), Some(active)) = (&mut self.files, self.segments.last_mut())
+            && files.has_news()
+        {
+            files.put(active, &Record::Commit);
+            files.listing_changed = true;
+            self.sync_now()?;
+        }
+        if let Some(files) = &mut self.files {
+            let written = (files.active_id, files.written).max(files.synced_at);
+            files.write_mark(self.last_seq, written, true);
+            files.sync_mark()?;
+        }
+        Ok(())
+    }
+
+    /// Everything a ticket does, on this thread.
+    pub(super) fn sync_now(&mut self) -> Result<(), Error> {
+        if let Some(job) = self.sync_ticket()? {
+            let result = job.run();
+            self.synced(result)?;
+        }
+        Ok(())
+    }
+}
