@@ -1,10 +1,12 @@
 //! What shards know of each other's connections and subscriptions: enough to route to them and to wait for them.
 //! The connection itself never leaves its shard.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Notify;
+
+use crate::accounts::Account;
 
 /// The part of a connection that other shards see.
 #[derive(Debug)]
@@ -82,6 +84,8 @@ pub(crate) struct Subscription {
     pub(crate) link: Arc<Link>,
     pub(crate) filter: Box<[u8]>,
     pub(crate) queue: Option<Box<[u8]>>,
+    /// Where other members of its queue group are found. Weak, because the account has it in its trie.
+    account: Weak<Account>,
     /// ` <sid> `, the way it stands in MSG.
     spaced_sid: Box<[u8]>,
     /// Messages delivered since SUB. Written by the owning shard only, hence plain loads and stores.
@@ -108,12 +112,22 @@ impl Subscription {
             link,
             filter: filter.into(),
             queue: queue.map(Into::into),
+            account: Weak::new(),
             spaced_sid: [b" ", sid, b" "].concat().into(),
             delivered: AtomicU64::new(0),
             max: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             partly_denied: AtomicBool::new(partly_denied),
         }
+    }
+
+    pub(crate) fn in_account(self, account: &Arc<Account>) -> Self {
+        Self { account: Arc::downgrade(account), ..self }
+    }
+
+    /// The account it was made in.
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.account.upgrade()
     }
 
     pub(crate) fn sid(&self) -> &[u8] {

@@ -340,9 +340,10 @@ impl Shard {
             }
             let id = self.shared.next_subscription_id();
             let denied = access.subscribe.denies_part_of(filter);
-            let subscription =
-                Arc::new(Subscription::new(id, Arc::clone(&conn.link), filter, queue, sid, denied));
-            self.routes[conn.account].account().subscribe(&subscription);
+            let account = self.routes[conn.account].account();
+            let subscription = Subscription::new(id, Arc::clone(&conn.link), filter, queue, sid, denied);
+            let subscription = Arc::new(subscription.in_account(account));
+            account.subscribe(&subscription);
             conn.subscriptions.insert(sid.into(), subscription);
             self.stats.subscriptions += 1;
             self.stats.subscriptions_total += 1;

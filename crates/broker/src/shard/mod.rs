@@ -46,12 +46,13 @@ use self::conn::Conn;
 use self::events::Event;
 use self::inbox::{Batch, Envelope};
 use self::look::Ended;
+use self::message::Msg;
 use self::outbound::Pool;
 use self::routes::Routes;
 use self::timers::{Due, Timers};
 use self::verdicts::Verdicts;
 use crate::limits::Limits;
-use crate::link::Link;
+use crate::link::{Link, Subscription};
 use crate::shared::Shared;
 use crate::snapshot::CloseReason;
 use crate::stats::Stats;
@@ -436,10 +437,33 @@ impl Shard {
         batch.unpack(|message, targets| {
             let mut shared_body = None;
             for target in targets {
-                self.deliver(target, message, &mut shared_body, targets.len() > 1);
+                let is_taken = self.deliver(target, message, &mut shared_body, targets.len() > 1);
+                if !is_taken && target.queue.is_some() {
+                    self.deliver_to_another(target, message);
+                }
             }
         });
         self.shared.shards[self.index].inbox.give_back(batch);
+    }
+
+    /// A member of a queue group left while a message for it was on its way: another one gets it.
+    #[cold]
+    fn deliver_to_another(&mut self, gone: &Subscription, message: &Msg<'_>) {
+        // One that is there and may not have it is no reason: the others may have the same permissions, and the message
+        // would go round.
+        if !gone.has_ended() && !gone.link.is_closed() {
+            return;
+        }
+        let Some(account) = gone.account() else {
+            return;
+        };
+        let place = self.place_of_account(&account.name);
+        let route = self.routes[place].get(message.subject, self.index);
+        for members in &route.groups {
+            if members.first().is_some_and(|member| member.queue == gone.queue) {
+                self.deliver_to_group(members, None, 0, message, &mut None);
+            }
+        }
     }
 
     /// Delivers what other shards left, before a client of this one is heard that may know of it already: it must not
