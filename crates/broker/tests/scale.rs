@@ -1,7 +1,8 @@
 //! Thousands of connections, and clients that misbehave all at once, against the program in a process of its own, so
 //! that its memory can be measured. The program is `ostler-broker` when it was built (feature `bin`), or the one that
 //! `OSTLER_SCALE_BINARY` names: a nats-server understands the same options.
-#![cfg(all(test, target_os = "linux"))]
+#![cfg(test)]
+#![cfg(target_os = "linux")]
 
 mod common;
 
