@@ -5,11 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, RequestErrorKind, ServerAddr};
 use common::{DEADLINE, local};
 use futures_util::StreamExt as _;
 use nkeys::KeyPair;
-use ostler_broker::{Credential, Identity, Permissions, Rules, Server, Users};
+use ostler_broker::{Credential, Identity, LameDuck, Permissions, Rules, Server, Users};
 use tokio::time::timeout;
 
 struct Inn {
@@ -162,9 +162,7 @@ async fn a_violation_is_reported_and_the_connection_goes_on() {
     let key = KeyPair::new_user();
     let permissions =
         Permissions { publish: Rules::allow(["ok"]), subscribe: Rules::allow(["ok"]), allow_responses: None };
-    inn.users
-        .set(Identity::new("narrow", Credential::Nkey(key.public_key()), permissions))
-        .unwrap();
+    inn.users.set(Identity::new("narrow", Credential::Nkey(key.public_key()), permissions)).unwrap();
     let (event_tx, mut event_rx) = tokio::sync::mpsc::channel(16);
     let client = ConnectOptions::with_nkey(key.seed().unwrap())
         .event_callback(move |event| {
@@ -273,4 +271,38 @@ async fn no_publisher_can_break_the_connection_of_a_subscriber_of_a_strict_serve
     }
     assert!(heard > 20, "only {heard} of the blocks were readable");
     assert_eq!(breaks.try_recv().ok(), None);
+}
+
+#[tokio::test]
+async fn a_client_of_a_lame_duck_is_told_and_goes_on_with_another_server() {
+    let (old, new) = (inn(2), inn(2));
+    new.users
+        .replace_all([Identity::new("guest", Credential::Nkey(old.key.public_key()), Permissions::all())])
+        .unwrap();
+    let (event_tx, mut event_rx) = tokio::sync::mpsc::channel(16);
+    let client = ConnectOptions::with_nkey(old.key.seed().unwrap())
+        .retain_servers_order()
+        .event_callback(move |event| {
+            let event_tx = event_tx.clone();
+            async move {
+                event_tx.send(event).await.unwrap();
+            }
+        })
+        .connect(
+            [old.server.url(), new.server.url()].map(|url| url.parse::<ServerAddr>().unwrap()).as_slice(),
+        )
+        .await
+        .unwrap();
+    let mut messages = client.subscribe("ok").await.unwrap();
+    settle(&client).await;
+    assert_eq!(client.server_info().server_id, old.server.server_id());
+    let grace = Duration::from_millis(200);
+    old.server.lame_duck(LameDuck { grace, over: Duration::ZERO }).unwrap();
+    while !matches!(within(event_rx.recv()).await.unwrap(), Event::LameDuckMode) {}
+    while !matches!(within(event_rx.recv()).await.unwrap(), Event::Connected) {}
+    settle(&client).await;
+    assert_eq!(client.server_info().server_id, new.server.server_id());
+    client.publish("ok", "still here".into()).await.unwrap();
+    assert_eq!(within(messages.next()).await.unwrap().payload, "still here");
+    tokio::task::spawn_blocking(move || old.server.wait()).await.unwrap();
 }

@@ -107,6 +107,65 @@ fn a_client_that_drains_loses_nothing() {
     }
 }
 
+/// Every job is done once, by whichever member, while members come, drain and hang up on both shards.
+#[test]
+fn members_of_a_queue_group_that_drain_lose_no_job() {
+    const JOBS: usize = 5000;
+    const DRAINS_AFTER: usize = 100;
+    let server = local().shards(2).allow_anonymous().start().unwrap();
+    let mut publisher = with_protocol(&server, 0);
+    let mut members: Vec<Raw> = (0..2).map(|_| with_protocol(&server, 0)).collect();
+    for member in &mut members {
+        member.send("SUB jobs workers 1\r\n");
+        member.sync();
+    }
+    let mut stays = members.pop().unwrap();
+    stays.send("SUB last 2\r\n");
+    stays.sync();
+    let job =
+        |message: common::Delivered| String::from_utf8(message.payload).unwrap().parse::<usize>().unwrap();
+    std::thread::scope(|scope| {
+        let (done_tx, done_rx) = std::sync::mpsc::channel();
+        let mut staying = stays;
+        let stays_tx = done_tx.clone();
+        scope.spawn(move || {
+            loop {
+                let job = job(staying.message());
+                if job == JOBS {
+                    return;
+                }
+                stays_tx.send(job).unwrap();
+            }
+        });
+        for mut member in members.drain(..).chain((0..6).map(|_| with_protocol(&server, 0))) {
+            let done_tx = done_tx.clone();
+            member.send("SUB jobs workers 1\r\n");
+            member.sync();
+            scope.spawn(move || {
+                for _ in 0..DRAINS_AFTER {
+                    done_tx.send(job(member.message())).unwrap();
+                }
+                member.send("UNSUB 1\r\nPUB drained 1\r\nx\r\nPING\r\n");
+                // What was routed to it before the PONG is done before it leaves.
+                while let Some(message) = member.message_or_pong() {
+                    done_tx.send(job(message)).unwrap();
+                }
+            });
+        }
+        for job in 0..JOBS {
+            let job = job.to_string();
+            publisher.send(format!("PUB jobs {}\r\n{job}\r\n", job.len()));
+        }
+        publisher.sync();
+        let mut seen = vec![0; JOBS];
+        for _ in 0..JOBS {
+            seen[done_rx.recv_timeout(DEADLINE).expect("a job was lost")] += 1;
+        }
+        publisher.send(format!("PUB last 4\r\n{JOBS}\r\n"));
+        assert!(seen.iter().all(|times| *times == 1), "a job was done twice");
+    });
+}
+
 #[test]
 fn another_max_payload_holds_at_once_and_clients_are_told() {
     let server = local().shards(2).allow_anonymous().start().unwrap();

@@ -137,6 +137,21 @@ impl Raw {
         }
     }
 
+    /// The next message, or nothing if PONG comes first.
+    #[track_caller]
+    pub(crate) fn message_or_pong(&mut self) -> Option<Delivered> {
+        loop {
+            if self.buffer.starts_with(b"PONG\r\n") {
+                self.buffer.drain(..6);
+                return None;
+            }
+            if self.buffer.len() >= 6 {
+                return Some(self.message());
+            }
+            assert!(self.fill(), "connection closed while a message or PONG was expected");
+        }
+    }
+
     /// Everything but PINGs until the server hangs up.
     #[track_caller]
     pub(crate) fn until_closed(&mut self) -> String {
