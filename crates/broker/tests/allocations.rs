@@ -100,19 +100,19 @@ fn messages_cause_no_allocations() {
 
 /// Allocations while [`MESSAGES`] messages go through, `batch` at a time, after a batch or two that may allocate.
 fn allocations_of(server: &Server, path: &Path, batch: usize) -> usize {
-    let mut client = TcpStream::connect(server.local_addr()).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    client.set_nodelay(true).unwrap();
+    let mut client = TcpStream::connect(server.local_addr()).expect("the server listens");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a socket takes a timeout");
+    client.set_nodelay(true).expect("a socket takes the option");
     let connect = r#"CONNECT {"verbose":false,"pedantic":false,"headers":true,"user":"u","pass":"p"}"#;
     let mut greeting = format!("{connect}\r\n");
     for subscription in path.subscriptions {
         greeting += &format!("{subscription}\r\n");
     }
-    client.write_all(format!("{greeting}PING\r\n").as_bytes()).unwrap();
+    client.write_all(format!("{greeting}PING\r\n").as_bytes()).expect("the server reads");
     let mut seen = Vec::new();
     while !seen.ends_with(b"PONG\r\n") {
         let mut chunk = [0; 4096];
-        let len = client.read(&mut chunk).unwrap();
+        let len = client.read(&mut chunk).expect("the server answers");
         assert!(len > 0, "{}", String::from_utf8_lossy(&seen));
         seen.extend_from_slice(&chunk[..len]);
     }
@@ -122,8 +122,8 @@ fn allocations_of(server: &Server, path: &Path, batch: usize) -> usize {
     let (publish, delivered) = (repeated(path.publish), repeated(path.delivered));
     let mut received = vec![0; delivered.len()];
     let mut exchange = |client: &mut TcpStream| {
-        client.write_all(&publish).unwrap();
-        client.read_exact(&mut received).unwrap();
+        client.write_all(&publish).expect("the server reads");
+        client.read_exact(&mut received).expect("all of it is delivered");
     };
     // Routes, verdicts and buffers are learned here; a queue group must have had its turns.
     let warm_up = (500 / batch).max(2);
