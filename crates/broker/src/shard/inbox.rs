@@ -44,7 +44,13 @@ impl Envelope {
     fn len_bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.len_bytes(),
-            Self::Connection(_) | Self::UsersChanged | Self::LimitsChanged | Self::LameDuck | Self::SendAway(_) | Self::Question(_) | Self::Shutdown => 0,
+            Self::Connection(_)
+            | Self::UsersChanged
+            | Self::LimitsChanged
+            | Self::LameDuck
+            | Self::SendAway(_)
+            | Self::Question(_)
+            | Self::Shutdown => 0,
         }
     }
 }

@@ -235,7 +235,9 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_deref_mut) else {
             return false;
         };
-        if conn.link.id != target.link.id || (target.is_partly_denied() && conn.is_denied(message.subject, &mut self.verdicts)) {
+        if conn.link.id != target.link.id
+            || (target.is_partly_denied() && conn.is_denied(message.subject, &mut self.verdicts))
+        {
             return false;
         }
         let delivery = target.count_delivery();
@@ -253,7 +255,8 @@ impl Shard {
                 if tail.len() < SHARE_BYTES_MIN && (message.header_len.is_none() || conn.says.headers) =>
             {
                 let verb: &[u8] = if message.header_len.is_some() { b"HMSG " } else { b"MSG " };
-                conn.outbound.append(&mut self.pool, [verb, message.subject.subject, target.spaced_sid(), tail]);
+                conn.outbound
+                    .append(&mut self.pool, [verb, message.subject.subject, target.spaced_sid(), tail]);
                 message.body_crlf.len() - 2
             }
             _ => append_in_pieces(conn, &mut self.pool, target, message, shared_body, to_several),
@@ -287,7 +290,13 @@ impl Shard {
 
     /// Delivers to the connection's own plain subscriptions only, so that a client cannot have the server speak to
     /// others. To all of them: one that listens to everything must not miss the answer in its inbox.
-    pub(super) fn send_to_self(&mut self, slot: usize, subject: &[u8], header_len: Option<usize>, body_crlf: &[u8]) {
+    pub(super) fn send_to_self(
+        &mut self,
+        slot: usize,
+        subject: &[u8],
+        header_len: Option<usize>,
+        body_crlf: &[u8],
+    ) {
         let Some(account) = self.conns[slot].as_deref().map(|conn| conn.account) else {
             return;
         };
