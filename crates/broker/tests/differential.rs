@@ -22,7 +22,7 @@ use houses::{HOUSES, Ours, Theirs, nats_server};
 const SEEDS: Range<u64> = 0..60;
 /// Where ours answers otherwise on purpose: the reason, the house, and a conversation in which it shows. A test sees
 /// that it still does, so the list holds nothing that is settled.
-const WANTED: [(&str, &str, &str); 4] = [
+const WANTED: [(&str, &str, &str); 5] = [
     (
         "who may not publish everywhere may only name replies that it could subscribe to itself (ADR 0011)",
         "users",
@@ -44,6 +44,17 @@ A>"#,
         "users",
         r#"A> CONNECT {"verbose":false,"user":"all","pass":"all"}
 A> CONNECT {}"#,
+    ),
+    (
+        "that nobody answers is a delivery like any other: the maximum of UNSUB counts it",
+        "open",
+        r#"A> CONNECT {"verbose":false,"headers":true,"no_responders":true}
+A> SUB inbox 1
+A> UNSUB 1 1
+A> PUB nobody inbox 0
+A>
+A> PUB nobody inbox 0
+A>"#,
     ),
     ("what a client says behind INFO is nobody's business and not looked at", "open", "A> INFO nothing"),
 ];
