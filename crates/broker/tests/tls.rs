@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use futures_util::StreamExt;
-use ostler_broker::{HandshakeFirst, Server, Tls, TlsError};
+use ostler_broker::{ConnectionsQuery, HandshakeFirst, Server, Tls, TlsError};
 
 mod common;
 mod lines;
@@ -154,7 +154,7 @@ fn a_farewell_follows_the_last_bytes() {
 }
 
 #[test]
-fn the_monitor_is_told_how_it_is_encrypted() {
+fn lists_of_connections_say_how_each_is_encrypted() {
     let papers = Papers::new();
     let server = start(papers.server_tls());
     let mut stream = socket(server.local_addr());
@@ -162,8 +162,13 @@ fn the_monitor_is_told_how_it_is_encrypted() {
     let mut line = Line::new(tls(stream, papers.client_config(None)));
     line.send("CONNECT {\"verbose\":false}\r\n");
     line.sync();
-    drop(line);
-    eventually("it is gone", || server.stats().connections == 0);
+    let page = server.connections(&ConnectionsQuery::default()).unwrap();
+    let transport = &page.connections[0].transport;
+    assert_eq!(transport.tls_version.as_deref(), Some("1.3"));
+    assert!(
+        transport.tls_cipher.as_deref().is_some_and(|cipher| cipher.starts_with("TLS_")),
+        "{transport:?}"
+    );
 }
 
 #[test]
