@@ -125,7 +125,7 @@ fn members_of_a_queue_group_that_drain_lose_no_job() {
     let job =
         |message: common::Delivered| String::from_utf8(message.payload).unwrap().parse::<usize>().unwrap();
     std::thread::scope(|scope| {
-        let (done_tx, done_rx) = std::sync::mpsc::channel();
+        let (done_tx, done_rx) = std::sync::mpsc::sync_channel(JOBS);
         let mut staying = stays;
         let stays_tx = done_tx.clone();
         scope.spawn(move || {
