@@ -1,5 +1,5 @@
 //! Proofs of identity: which are acceptable, which cannot be told apart, and whether a client gave one. What takes
-//! long to check, a hash, is checked in [`hashed`](super::hashed).
+//! long to check, a hash, is checked in `hashed`.
 
 use std::fmt;
 

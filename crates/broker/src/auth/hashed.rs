@@ -1,5 +1,5 @@
 //! Secrets of which only a bcrypt hash is known. Checking one is slow on purpose, so it is cut in two: what to compute
-//! is decided here at once, computing it ([`Challenge::is_met`]) is for a thread that may block.
+//! is decided here at once, computing it ([`Challenge::answer`]) is for a thread that may block.
 
 use std::fmt;
 use std::str::FromStr;
