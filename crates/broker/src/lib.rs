@@ -80,8 +80,8 @@ mod transport;
 mod websocket;
 
 pub use auth::{Credential, Identity, Users};
-pub use ending::LameDuck;
 pub use connect::CLAIMED_VERSION as COMPATIBLE_VERSION;
+pub use ending::LameDuck;
 pub use error::{Error, InvalidIdentity};
 pub use in_process::{InProcess, InProcessError, InProcessOptions, Login, Message, Pipe, Subscription};
 pub use limits::Limits;

@@ -1,8 +1,8 @@
 //! What shards know of each other's connections and subscriptions: enough to route to them and to wait for them.
 //! The connection itself never leaves its shard.
 
-use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::Notify;
 

@@ -71,7 +71,8 @@ impl Server {
         }
         for index in 0..shared.shards.len() {
             // On an error `server` is dropped, which ends the threads that run already.
-            let thread = start_shard(index, Arc::clone(&shared), std::mem::take(&mut listeners)).map_err(Error::Start)?;
+            let thread = start_shard(index, Arc::clone(&shared), std::mem::take(&mut listeners))
+                .map_err(Error::Start)?;
             server.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         watch_users(&shared);

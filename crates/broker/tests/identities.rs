@@ -57,8 +57,7 @@ fn an_nkey_gets_in_by_signing_the_nonce_of_its_own_connection() {
 #[test]
 fn user_and_password_get_in() {
     let credential = Credential::Password { user: "joe".into(), password: "pass".into() };
-    let (server, _users) =
-        server_with([Identity::new("joe", credential, Permissions::all())]);
+    let (server, _users) = server_with([Identity::new("joe", credential, Permissions::all())]);
     Raw::connect_with(server.local_addr(), r#""verbose":false,"user":"joe","pass":"pass""#).sync();
     let mut wrong = Raw::connect_with(server.local_addr(), r#""verbose":false,"user":"joe","pass":"other""#);
     assert_eq!(wrong.until_closed(), "-ERR 'Authorization Violation'\r\n");

@@ -265,7 +265,8 @@ impl Shard {
         if let Some(conn) = self.at(slot) {
             tracing::info!(client = conn.link.id, peer = %conn.peer, %error, "protocol violation");
             // That HPUB was not allowed at all comes before its size, and goes without a word (processHeaderPub).
-            let is_hpub = matches!(error, ProtocolError::PayloadTooLarge { .. }) && matches!(first, b'H' | b'h');
+            let is_hpub =
+                matches!(error, ProtocolError::PayloadTooLarge { .. }) && matches!(first, b'H' | b'h');
             words = words.filter(|_| !is_hpub || conn.says.headers);
         }
         let end = words.map_or(End::Quiet, End::Told);

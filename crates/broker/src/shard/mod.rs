@@ -206,8 +206,7 @@ impl Shard {
     #[cold]
     fn bound(&mut self, slot: usize) {
         self.write(slot);
-        let (stall_bytes, pending_bytes_max) =
-            (self.limits.stall_bytes(), self.limits.pending_bytes_max);
+        let (stall_bytes, pending_bytes_max) = (self.limits.stall_bytes(), self.limits.pending_bytes_max);
         let Some(conn) = self.at(slot) else {
             return;
         };
