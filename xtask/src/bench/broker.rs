@@ -20,6 +20,7 @@ mod report;
 mod shapes;
 mod statistics;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -100,8 +101,8 @@ impl Wanted {
         let all = shapes::flows();
         for name in names {
             let known = all.iter().any(|shape| shape.name == name) || shapes::OTHERS.contains(&name.as_str());
-            let mut every: Vec<_> = all.iter().map(|shape| shape.name).chain(shapes::OTHERS).collect();
-            every.dedup();
+            let every: BTreeSet<_> = all.iter().map(|shape| shape.name).chain(shapes::OTHERS).collect();
+            let every: Vec<_> = every.into_iter().collect();
             ensure!(known, "there is no shape {name:?}; there are {}", every.join(", "));
         }
         let flows = all

@@ -1,6 +1,6 @@
 //! A server process that is measured: its start, its processor time, its memory, its end.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -49,8 +49,8 @@ pub(super) struct Server {
     _dir: TempDir,
 }
 
-/// Servers to end when this process is told to: dropping does not happen then.
-static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// Servers to end when this process is told to, with their directories: dropping does not happen then.
+static RUNNING: Mutex<BTreeMap<u32, PathBuf>> = Mutex::new(BTreeMap::new());
 
 /// Ends the servers and this process on Ctrl-C and SIGTERM.
 pub(super) fn end_servers_on_signal() -> anyhow::Result<()> {
@@ -63,9 +63,12 @@ pub(super) fn end_servers_on_signal() -> anyhow::Result<()> {
         if let Some(signal) = signals.forever().next() {
             // Kept locked: nothing is started any more.
             let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-            running.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)).for_each(|pid| {
-                let _ = kill_process(pid, Signal::KILL);
-            });
+            for (pid, dir) in &*running {
+                if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                let _ = fs::remove_dir_all(dir);
+            }
             std::process::exit(128 + signal);
         }
     });
@@ -88,7 +91,7 @@ impl Launcher {
             let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
             let process =
                 command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-            running.insert(process.id());
+            running.insert(process.id(), dir.path().to_owned());
             process
         };
         let mut server =
@@ -225,8 +228,12 @@ pub(super) fn version(program: &Path) -> anyhow::Result<String> {
         .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    match text.lines().next().filter(|_| output.status.success()) {
-        Some(line) if line.starts_with("nats-server: v") => Ok(line.trim().to_owned()),
-        _ => bail!("{} is no nats-server: `--version` says {:?}", program.display(), text.trim()),
+    match text.lines().next() {
+        Some(line) if line.starts_with("nats-server: v") && output.status.success() => {
+            Ok(line.trim().to_owned())
+        }
+        line => {
+            bail!("{} is no nats-server: `--version` says {:?}", program.display(), line.unwrap_or_default())
+        }
     }
 }
