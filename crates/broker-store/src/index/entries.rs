@@ -88,11 +88,17 @@ impl Entries {
         self.slots.push(entry);
     }
 
-    /// Takes back the last push.
+    /// Takes back the last push, with the gap it filled.
     pub(crate) fn pop(&mut self) {
         self.slots.pop();
         if let Some(distances) = &mut self.distances {
-            distances.pop();
+            distances.truncate(self.slots.len());
+        }
+        while self.slots.last().is_some_and(|slot| slot.subject == u32::MAX) {
+            self.slots.pop();
+            if let Some(distances) = &mut self.distances {
+                distances.pop();
+            }
         }
     }
 

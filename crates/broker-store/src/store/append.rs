@@ -154,6 +154,7 @@ impl Store {
     pub(super) fn make_room(&mut self, len: u32, seq: u64) -> Result<(), Error> {
         let limit = self.options.segment_bytes();
         if let Some(active) = self.segments.last_mut().filter(|segment| !segment.closed) {
+            active.rebase(seq);
             let fits = active.len.saturating_add(len) <= limit || active.entries.len() == 0;
             if fits && active.entries.reaches(seq) {
                 if self.files.as_ref().is_some_and(|files| files.pending(active) > PENDING_MAX) {

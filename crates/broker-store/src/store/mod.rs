@@ -172,6 +172,15 @@ impl Segment {
         }
     }
 
+    /// Lets a segment without messages take a lower one: the message it was begun for was taken back.
+    pub(crate) fn rebase(&mut self, seq: u64) {
+        if seq < self.base && self.entries.len() == 0 {
+            self.base = seq;
+            self.last = self.last.min(seq.saturating_sub(1));
+            self.entries = Entries::new(seq);
+        }
+    }
+
     /// The entry of a message that is there.
     fn live_entry(&self, seq: u64) -> Option<(usize, &Entry)> {
         let position = self.entries.position(seq)?;

@@ -142,6 +142,11 @@ impl Store {
         files.synced_seq = self.last_seq;
         // No removal that was read is taken back, and nothing of it is written again.
         self.keep();
+        if end.truncated {
+            // Segments that were dropped may have spoken of removals in others.
+            self.removed = self.gaps();
+            self.head_moved = true;
+        }
         Ok(())
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct End {
     pub(super) cut: Option<(u32, u32)>,
     /// Segments behind the cut.
     pub(super) dropped: Vec<String>,
+    /// Sequences were given back by a truncation, so that a higher one may be spoken of.
+    pub(super) truncated: bool,
 }
 
 /// What was promised, as a place in the plan and an offset there.
@@ -93,8 +95,6 @@ pub(super) struct Recovery<'a> {
     removed: Vec<(u64, u64)>,
     end: End,
     buffer: Vec<u8>,
-    /// Sequences were given back by a truncation, so that a higher one may be spoken of.
-    truncated: bool,
     floor_applied: bool,
 }
 
@@ -108,7 +108,6 @@ impl<'a> Recovery<'a> {
             removed: Vec::new(),
             end: End::default(),
             buffer: Vec::new(),
-            truncated: false,
             floor_applied: false,
         }
     }
@@ -340,7 +339,11 @@ impl<'a> Recovery<'a> {
         }
         match &decoded.record {
             Record::Message(message, size) => {
-                if message.seq <= store.last_in_index() || message.seq < store.segments[at].base {
+                let known = message.seq <= store.last_in_index();
+                if !known {
+                    store.segments[at].rebase(message.seq);
+                }
+                if known || message.seq < store.segments[at].base {
                     // A rewritten segment and its source are both there.
                     store.segments[at].physical += 1;
                     return;
@@ -436,14 +439,9 @@ impl<'a> Recovery<'a> {
             at = seq + 1;
         }
         if self.store.last_seq > last_seq {
-            self.truncated = true;
+            self.end.truncated = true;
             self.store.last_seq = last_seq;
-            for segment in &mut self.store.segments {
-                while segment.entries.last_seq().is_some_and(|last| last > last_seq) {
-                    segment.entries.pop();
-                }
-            }
-            self.store.expiries.retain(|due| due.0.1 <= last_seq);
+            self.store.drop_above(last_seq);
         }
     }
 
@@ -538,7 +536,7 @@ impl<'a> Recovery<'a> {
             }
         }
         let last_read = self.store.last_seq;
-        if !self.truncated && self.end.cut.is_none() {
+        if !self.end.truncated && self.end.cut.is_none() {
             if let Some(id) = self.evidence.unknown_segment {
                 self.found(
                     Severity::Damage,

@@ -153,25 +153,19 @@ impl Store {
     /// A disk error: then the messages may be removed already, but their sequences are not used again.
     pub fn truncate(&mut self, seq: u64) -> Result<(), Error> {
         if seq >= self.last_seq {
-            return Ok(());
+            return self.write_out();
         }
         self.purge_above(seq)?;
         if self.segments.last().is_some_and(|segment| !segment.closed) {
             self.close_segment()?;
         }
-        for segment in &mut self.segments {
-            // Its dead records would come back to life if the segment begun below were lost.
-            segment.suspect |= segment.last > seq;
-            segment.last = segment.last.min(seq).max(segment.base.saturating_sub(1));
-            while segment.entries.last_seq().is_some_and(|last| last > seq) {
-                segment.entries.pop();
-            }
-        }
+        self.drop_above(seq);
         self.last_seq = seq;
         self.first_seq = self.first_seq.min(seq + 1);
-        self.expiries.retain(|due| due.0.1 <= seq);
-        self.segments.retain(|segment| segment.base <= seq || self.files.is_some());
         self.begin_segment(seq + 1)?;
+        // What the dropped segments said of removals in others is said again.
+        self.removed = self.gaps();
+        self.head_moved = true;
         self.write_out()?;
         if let Some(files) = &mut self.files {
             let written = (files.active_id, files.written);
@@ -179,6 +173,25 @@ impl Store {
             files.write_mark(files.synced_seq, written, false);
         }
         Ok(())
+    }
+
+    /// Lets go of everything above a sequence that is to be used again. All messages there are gone already.
+    pub(super) fn drop_above(&mut self, seq: u64) {
+        let kept = self.segments.partition_point(|segment| segment.base <= seq);
+        for segment in self.segments.split_off(kept) {
+            if let Some(files) = &mut self.files {
+                files.discard(segment.id);
+            }
+        }
+        for segment in &mut self.segments {
+            // Its dead records would come back to life if the segment that follows were lost.
+            segment.suspect |= segment.last > seq;
+            segment.last = segment.last.min(seq).max(segment.base.saturating_sub(1));
+            while segment.entries.last_seq().is_some_and(|last| last > seq) {
+                segment.entries.pop();
+            }
+        }
+        self.expiries.retain(|due| due.0.1 <= seq);
     }
 
     fn purge_above(&mut self, seq: u64) -> Result<(), Error> {
@@ -247,14 +260,13 @@ impl Store {
         let (Some(files), Some(segment)) = (&mut self.files, self.segments.last_mut()) else {
             return Ok(());
         };
-        // A range must follow the one before; the order of removal does not matter inside a batch.
-        self.removed.sort_unstable();
-        for ranges in self.removed.chunks(RANGES_PER_RECORD) {
+        let removed = merged(&mut self.removed);
+        for ranges in removed.chunks(RANGES_PER_RECORD) {
             files.put(segment, &Record::Removed { ranges: ranges.to_vec(), erase: false });
         }
         let mut erased: Vec<(u64, u64)> =
             self.erased.iter().map(|erasure| (erasure.seq, erasure.seq)).collect();
-        erased.sort_unstable();
+        let erased = merged(&mut erased);
         for ranges in erased.chunks(RANGES_PER_RECORD) {
             files.put(segment, &Record::Removed { ranges: ranges.to_vec(), erase: true });
         }
@@ -281,4 +293,17 @@ impl Store {
             self.lost = self.lost.split_off(&self.first_seq.min(self.segments.first().map_or(0, |s| s.base)));
         }
     }
+}
+
+/// Ranges in order, without overlap: the order of removal does not matter inside a batch.
+fn merged(ranges: &mut [(u64, u64)]) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+    for &(first, last) in ranges.iter() {
+        match merged.last_mut() {
+            Some((_, until)) if first <= until.saturating_add(1) => *until = last.max(*until),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
 }
