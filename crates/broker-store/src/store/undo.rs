@@ -77,10 +77,9 @@ impl Store {
         let segment = &mut self.segments[index];
         let Some(position) = segment.entries.position(seq) else { return };
         let slot = segment.entries.get_mut(position);
-        // The link may have been set anew since; what it says now is at least as good.
-        let next = slot.next;
         *slot = entry;
-        slot.next = next;
+        // Links made meanwhile pass it by.
+        slot.next = 0;
         segment.live += 1;
         segment.live_bytes += u64::from(entry.size.record());
         self.msgs += 1;
@@ -88,6 +87,9 @@ impl Store {
         self.subjects.count_up(entry.subject);
         let subject = self.subjects.get_mut(entry.subject);
         (subject.first, subject.last) = (subject_first, subject_last);
+        if seq > subject_first {
+            self.previous_on_subject(entry.subject, seq);
+        }
     }
 
     /// Everything done so far is written: nothing of it is taken back any more.
