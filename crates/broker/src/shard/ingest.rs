@@ -70,7 +70,7 @@ impl Shard {
             };
             let len = match read {
                 Ok(0) => {
-                    self.close(link.slot, End::Quiet);
+                    self.close(link.slot, End::HungUp);
                     continue;
                 }
                 Ok(len) => len,

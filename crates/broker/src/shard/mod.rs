@@ -113,6 +113,8 @@ enum End<'a> {
     Told(&'a str),
     /// What waits for the client is still sent.
     Quiet,
+    /// The client said its last byte; what waits for it is still sent.
+    HungUp,
     /// The socket is cut at once: the client is gone, or does not take what it gets.
     Cut,
 }
@@ -122,8 +124,8 @@ impl End<'_> {
     fn reason(self, is_serving: bool) -> CloseReason {
         match self {
             Self::Told(text) => CloseReason::of_told(text),
-            Self::Quiet | Self::Cut if !is_serving => CloseReason::ServerShutdown,
-            Self::Quiet => CloseReason::ClientClosed,
+            Self::Quiet | Self::HungUp | Self::Cut if !is_serving => CloseReason::ServerShutdown,
+            Self::Quiet | Self::HungUp => CloseReason::ClientClosed,
             Self::Cut => CloseReason::ReadError,
         }
     }
@@ -261,7 +263,11 @@ impl Shard {
             }
             // Wakes the connection's task, whose read then ends.
             End::Cut => conn.stream.cut(),
-            End::Told(_) | End::Quiet => tasks::spawn_drain(&self.draining, conn.stream, conn.outbound),
+            // Nothing is left to send, and nothing to wait for.
+            End::HungUp if conn.outbound.is_empty() && matches!(conn.stream.try_flush(), Ok(true)) => {}
+            End::Told(_) | End::Quiet | End::HungUp => {
+                tasks::spawn_drain(&self.draining, conn.stream, conn.outbound)
+            }
         }
     }
 
