@@ -56,6 +56,14 @@ impl Store {
         }
         let lost: Vec<(u64, u64)> = self.lost.iter().map(|(first, (last, _))| (*first, *last)).collect();
         let changed = !damaged.is_empty() || !lost.is_empty() || !self.findings.is_empty();
+        if changed {
+            // Both copies of each are good again.
+            for name in self.checkpoints() {
+                if let Some((version, value)) = self.checkpoint(&name).map(|(version, value)| (version, value.to_vec())) {
+                    self.save_checkpoint(&name, version, &value)?;
+                }
+            }
+        }
         // From here on they are deleted, and the log says so.
         self.removed.extend(&lost);
         self.head_moved |= changed && self.last_seq > 0;

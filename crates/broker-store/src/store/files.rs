@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::checkpoints::Slots;
+use super::sync::Point;
 use super::{Begun, Segment};
 use crate::disk::{Disk, DiskFile};
 use crate::error::Error;
@@ -45,7 +46,7 @@ pub(super) struct Files {
     pub(super) written_fold: Fold,
     /// Durable up to here, in the open segment.
     pub(super) synced: u32,
-    pub(super) synced_at: (u32, u32),
+    pub(super) synced_at: Point,
     pub(super) synced_seq: u64,
     /// The highest `synced` that a record of the open segment says.
     committed: u32,
@@ -125,7 +126,7 @@ impl Files {
             written: 0,
             written_fold: Fold::default(),
             synced: 0,
-            synced_at: (0, 0),
+            synced_at: Point::default(),
             synced_seq: 0,
             committed: 0,
             window: Window::default(),
@@ -361,8 +362,8 @@ impl Files {
         let Some(file) = &self.mark else { return };
         let mark = Mark {
             generation: self.mark_generation + 1,
-            synced: self.synced_at,
-            written: written.max(self.synced_at),
+            synced: self.synced_at.place(),
+            written: written.max(self.synced_at.place()),
             closed,
             last_seq,
         };

@@ -15,6 +15,8 @@ use crate::message::NewMessage;
 
 /// Fewer segments than this are not merged.
 const MERGE_FROM: usize = 8;
+/// Saving less than this is not worth a new file, which itself takes a header and a seal.
+const WASTE_MIN: u64 = 4096;
 /// An open segment smaller than this is not closed for its dead space.
 const OPEN_WASTE_MIN: u32 = 512 << 10;
 
@@ -81,7 +83,8 @@ impl Store {
         let suspect = self.segments.iter().position(|segment| can(segment) && segment.suspect);
         let wasteful = || {
             self.segments.iter().position(|segment| {
-                can(segment) && (segment.live == 0 || segment.live_bytes * 2 < u64::from(segment.len))
+                let waste = u64::from(segment.len).saturating_sub(segment.live_bytes);
+                can(segment) && (segment.live == 0 || waste > segment.live_bytes + WASTE_MIN)
             })
         };
         if let Some(index) = suspect.or_else(wasteful) {
@@ -199,6 +202,9 @@ impl Store {
     fn source(&mut self, index: usize) -> Result<Vec<u8>, Error> {
         let segment = &mut self.segments[index];
         let Some(files) = &self.files else { return Ok(std::mem::take(&mut segment.data)) };
+        if !segment.data.is_empty() {
+            return Ok(segment.data.clone());
+        }
         let path = files.path(&segment_name(segment.id));
         let bytes = super::files::read_file(&*files.disk, &path)?.unwrap_or_default();
         Ok(bytes)
@@ -246,6 +252,8 @@ impl Store {
             let _ = files.disk.unlink(&path);
             return Err(Error::io("write", &path, error));
         }
+        // Kept until the file is on disk: if the disk fails, the source may be gone from memory.
+        copy.data = std::mem::take(out);
         files.next_id += 1;
         files.dirty.insert(copy.id, file);
         files.names_changed = true;
@@ -297,16 +305,23 @@ impl Store {
     }
 }
 
-/// Every range that a segment's records call removed.
+/// Every range that a segment's records call removed; what cannot be read is passed over.
 fn removals(bytes: &[u8], salt: u64, id: u32) -> Vec<(u64, u64)> {
     let mut ranges = Vec::new();
     let mut at = header::LEN;
-    while let Some(decoded) = bytes.get(at..).and_then(|rest| record::decode(rest, seed(salt, id, at as u32)))
-    {
-        if let Record::Removed { ranges: removed, .. } = decoded.record {
-            ranges.extend(removed);
+    while at < bytes.len() {
+        match record::decode(&bytes[at..], seed(salt, id, at as u32)) {
+            Some(decoded) => {
+                if let Record::Removed { ranges: removed, .. } = decoded.record {
+                    ranges.extend(removed);
+                }
+                at += decoded.len;
+            }
+            None => match super::recover::resync(bytes, salt, id, at, 0) {
+                Some(next) => at = next,
+                None => break,
+            },
         }
-        at += decoded.len;
     }
     ranges
 }

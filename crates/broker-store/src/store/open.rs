@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Files, MARK, read_file, segment_name};
+use super::sync::Point;
 use super::recover::{Evidence, Planned, Recovery};
 use super::{Options, Store};
 use crate::disk::{Disk, RealDisk};
@@ -136,7 +137,7 @@ impl Store {
                 let file = files.disk.open(&path, true).map_err(|error| Error::io("open", &path, error))?;
                 files.activate(active.id, file, active.len, active.fold);
                 files.synced = active.len;
-                files.synced_at = (active.id, active.len);
+                files.synced_at = Point { segment: active.id, offset: active.len, fold: active.fold };
             }
         }
         files.synced_seq = self.last_seq;
@@ -220,7 +221,18 @@ impl Found {
         }
         found.read_manifests(disk, dir)?;
         found.read_mark(disk, dir)?;
+        if found.was_never_ready() {
+            return Ok(Self { names: Vec::new(), findings: Vec::new(), mark: None, doubt: false, ..found });
+        }
         Ok(found)
+    }
+
+    /// Whether its creation was cut short: there is nothing that anybody was promised.
+    fn was_never_ready(&self) -> bool {
+        self.segments.is_empty()
+            && self.manifest.is_none()
+            && self.mark.is_none_or(|mark| mark.last_seq == 0 && mark.written == (0, 0))
+            && !self.names.iter().any(|name| name.starts_with("cp-"))
     }
 
     fn read_manifests(&mut self, disk: &dyn Disk, dir: &Path) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 //! far it was written, and records say what was durable before them. Without evidence the log is cut there: what comes
 //! after was promised to nobody, and would stand behind a hole.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::files::{Erasure, read_into, segment_name};
@@ -92,7 +93,12 @@ pub(super) struct Recovery<'a> {
     doubt: bool,
     /// Sequences that may be lost, and where.
     suspects: Vec<(u64, u64, String)>,
+    /// Records that cannot be read, and the finding about each.
+    unreadable: Vec<(Erasure, usize)>,
+    /// How many such places a segment has.
+    holes: BTreeMap<u32, usize>,
     removed: Vec<(u64, u64)>,
+    erased: Vec<(u64, u64)>,
     end: End,
     buffer: Vec<u8>,
     floor_applied: bool,
@@ -105,7 +111,10 @@ impl<'a> Recovery<'a> {
             evidence,
             doubt,
             suspects: Vec::new(),
+            unreadable: Vec::new(),
+            holes: BTreeMap::new(),
             removed: Vec::new(),
+            erased: Vec::new(),
             end: End::default(),
             buffer: Vec::new(),
             floor_applied: false,
@@ -182,6 +191,7 @@ impl<'a> Recovery<'a> {
                 return Ok(false);
             }
             None => {
+                *self.holes.entry(planned.id).or_default() += 1;
                 let base = planned.listed.map_or(self.store.last_seq + 1, |listed| listed.base);
                 let name = segment_name(planned.id);
                 self.found(
@@ -284,7 +294,7 @@ impl<'a> Recovery<'a> {
                 offset += decoded.len;
                 continue;
             }
-            let next = self.resync(planned.id, &bytes[..end], offset + 1);
+            let next = resync(&bytes[..end], self.salt(), planned.id, offset, self.store.last_seq);
             let verdict = if offset < promised
                 || index < self.evidence.until.0
                 || self.speaks_later(plan, index, bytes, offset)
@@ -300,7 +310,7 @@ impl<'a> Recovery<'a> {
                     return Ok(false);
                 }
                 Verdict::Damage => {
-                    self.damage(planned, at, offset, next, bytes.len());
+                    self.damage(planned, at, offset, next, bytes);
                     let Some(next) = next else { break };
                     offset = next;
                 }
@@ -362,6 +372,9 @@ impl<'a> Recovery<'a> {
                     self.forget_range(first, last, *erase);
                 }
                 self.removed.extend_from_slice(ranges);
+                if *erase {
+                    self.erased.extend_from_slice(ranges);
+                }
             }
             Record::Head { first_seq, last_seq, last_time } => {
                 store.last_seq = store.last_seq.max(*last_seq);
@@ -445,15 +458,6 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// The offset of the next record after bytes that are none.
-    fn resync(&self, id: u32, bytes: &[u8], from: usize) -> Option<usize> {
-        let last_seq = self.store.last_seq;
-        (from..bytes.len().saturating_sub(record::MIN)).find(|&offset| {
-            record::worth_decoding(&bytes[offset..], last_seq)
-                && record::decode(&bytes[offset..], seed(self.salt(), id, offset as u32)).is_some()
-        })
-    }
-
     /// Whether a record behind an offset, or of a later segment, says that everything before was durable.
     fn speaks_later(&self, plan: &[Planned], index: usize, bytes: &[u8], offset: usize) -> bool {
         if self.speaks(plan[index].id, bytes, offset, offset as u32) {
@@ -476,7 +480,7 @@ impl<'a> Recovery<'a> {
                     return true;
                 }
                 Some(decoded) => at += decoded.len,
-                None => match self.resync(id, bytes, at + 1) {
+                None => match resync(bytes, self.salt(), id, at, 0) {
                     Some(next) => at = next,
                     None => return false,
                 },
@@ -507,13 +511,22 @@ impl<'a> Recovery<'a> {
         );
     }
 
-    fn damage(&mut self, planned: Planned, at: usize, offset: usize, next: Option<usize>, len: usize) {
-        let id = planned.id;
+    fn damage(&mut self, planned: Planned, at: usize, offset: usize, next: Option<usize>, bytes: &[u8]) {
+        let (id, len) = (planned.id, bytes.len());
         let name = segment_name(id);
         self.store.segments[at].damaged = true;
+        *self.holes.entry(id).or_default() += 1;
         let place = format!("{name} at offset {offset}");
         // What is lost is known when the next message, or the end, is.
         self.suspects.push((self.store.last_seq + 1, u64::MAX, place.clone()));
+        // An erasure writes the same length and sequence again, so they can be read in the middle of it.
+        let seq = bytes.get(offset + 7..).and_then(|rest| rest.first_chunk().copied()).map(u64::from_le_bytes);
+        if let (Some(seq), Some(next)) = (seq, next) {
+            let (offset, len) = (offset as u32, (next - offset) as u32);
+            self.store.segments[at].fold.add(len);
+            let finding = self.store.findings.len();
+            self.unreadable.push((Erasure { seq, segment: id, offset, len, after: 0 }, finding));
+        }
         let reason = match next {
             Some(next) => format!("{} bytes are not what was written", next - offset),
             None if offset >= len => "the file ends before what was acknowledged".to_owned(),
@@ -553,6 +566,7 @@ impl<'a> Recovery<'a> {
             }
             self.store.last_seq = last_read.max(self.evidence.last_seq);
         }
+        self.excuse_erasures();
         self.store.subjects.settle();
         if self.store.msgs == 0 {
             self.store.first_seq = self.store.last_seq + 1;
@@ -574,6 +588,26 @@ impl<'a> Recovery<'a> {
                 format!("they are lost: {}", ranges(&self.store.lost)),
                 "they are named when asked for and passed over otherwise; take them from a backup",
             );
+        }
+    }
+
+    /// Bytes that cannot be read because they were being overwritten are no damage: the message was removed before.
+    fn excuse_erasures(&mut self) {
+        for (erasure, finding) in std::mem::take(&mut self.unreadable) {
+            let asked = self.erased.iter().any(|&(first, last)| (first..=last).contains(&erasure.seq));
+            let segment = self.store.segments.iter_mut().find(|segment| segment.id == erasure.segment);
+            let (true, Some(segment), Some(files)) = (asked, segment, &mut self.store.files) else { continue };
+            let finding = &mut self.store.findings[finding];
+            finding.severity = Severity::Info;
+            finding.object = format!("message {}, which was removed", erasure.seq);
+            finding.reason = "its erasure was cut short, or what it left was changed".to_owned();
+            finding.remedy = "it is erased again; nothing needs to be done".to_owned();
+            segment.physical += 1;
+            files.erasures.push(erasure);
+            if let Some(holes) = self.holes.get_mut(&erasure.segment) {
+                *holes -= 1;
+                segment.damaged = *holes > 0;
+            }
         }
     }
 
@@ -643,7 +677,35 @@ impl Store {
     }
 }
 
-fn ranges(lost: &std::collections::BTreeMap<u64, (u64, String)>) -> String {
+/// The offset of the next record after bytes that are none.
+///
+/// A length that leads to a record is believed, also through others that cannot be read: an erasure cut short by the
+/// power leaves the lengths. Otherwise every offset is tried.
+pub(super) fn resync(bytes: &[u8], salt: u64, id: u32, from: usize, last_seq: u64) -> Option<usize> {
+    const HOPS: usize = 64;
+    let decodes =
+        |at: usize| bytes.get(at..).is_some_and(|rest| record::decode(rest, seed(salt, id, at as u32)).is_some());
+    let hop = |at: usize| {
+        let len = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize;
+        (len >= record::MIN).then(|| at.saturating_add(len)).filter(|&next| next <= bytes.len())
+    };
+    if let Some(first) = hop(from) {
+        let mut at = first;
+        for _ in 0..HOPS {
+            if at == bytes.len() || decodes(at) {
+                return Some(first);
+            }
+            match hop(at) {
+                Some(next) => at = next,
+                None => break,
+            }
+        }
+    }
+    (from + 1..bytes.len().saturating_sub(record::MIN))
+        .find(|&at| record::worth_decoding(&bytes[at..], last_seq) && decodes(at))
+}
+
+fn ranges(lost: &BTreeMap<u64, (u64, String)>) -> String {
     const SHOWN: usize = 20;
     let shown: Vec<String> = lost
         .iter()

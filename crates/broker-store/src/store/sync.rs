@@ -16,7 +16,7 @@ use super::files::{InFlight, segment_name};
 use super::{Durability, Store};
 use crate::disk::{Disk, DiskFile};
 use crate::error::Error;
-use crate::format::manifest::{FILES, Listed, Manifest};
+use crate::format::manifest::{FILES, Fold, Listed, Manifest};
 use crate::format::record::Record;
 use crate::report::{Finding, Severity};
 
@@ -33,8 +33,22 @@ pub struct SyncJob {
     manifest_generation: u64,
     garbage: Vec<String>,
     checkpoints: Vec<(String, u64)>,
-    point: (u32, u32),
+    point: Point,
     seq: u64,
+}
+
+/// How far the open segment was written when a ticket was taken.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Point {
+    pub(super) segment: u32,
+    pub(super) offset: u32,
+    pub(super) fold: Fold,
+}
+
+impl Point {
+    pub(super) fn place(self) -> (u32, u32) {
+        (self.segment, self.offset)
+    }
 }
 
 /// How a [`SyncJob`] went; give it to [`Store::synced`].
@@ -42,7 +56,7 @@ pub struct SyncJob {
 #[must_use = "the store waits for it"]
 pub struct SyncResult {
     ticket: u64,
-    point: (u32, u32),
+    point: Point,
     seq: u64,
     data: Result<(), Error>,
     manifest: Result<(), Error>,
@@ -207,7 +221,7 @@ impl Store {
             manifest_generation: generation,
             garbage: if listing { std::mem::take(&mut files.garbage) } else { Vec::new() },
             checkpoints,
-            point: (files.active_id, files.written),
+            point: Point { segment: files.active_id, offset: files.written, fold: files.written_fold },
             seq: last_seq,
         }))
     }
@@ -216,24 +230,22 @@ impl Store {
     /// acknowledged, and removals and checkpoints saved before the ticket was taken.
     ///
     /// # Errors
-    /// [`Error::NotDurable`]: the disk did not keep what it was given. Every message above the one named is no longer
-    /// in the store, and its sequence is not used again; refuse them. The store goes on with a new file.
+    /// [`Error::NotDurable`], with [`Durability::Group`]: the disk did not keep what it was given. Every message above
+    /// the one named is no longer in the store, and its sequence is not used again; refuse them. With the other classes
+    /// the operating system's error: the messages stay, and what can still be read of them is copied to a new file by
+    /// [`Store::maintain`]. Either way the store goes on with a new file.
     pub fn synced(&mut self, result: SyncResult) -> Result<u64, Error> {
         let Some(files) = &mut self.files else { return Ok(0) };
-        let in_flight = files.in_flight.take();
+        let flight = files.in_flight.take().map(|flight| flight.segments).unwrap_or_default();
         let SyncResult { point, seq, data, manifest, manifest_generation, checkpoints, .. } = result;
         if let Err(error) = data {
-            files.listing_changed = true;
-            files.names_changed = true;
-            let segments = in_flight.map(|flight| flight.segments).unwrap_or_default();
-            return Err(self.refuse(segments.into_keys().collect(), error));
+            return Err(self.not_kept(flight.into_keys().collect(), error));
         }
-        debug_assert_eq!(in_flight.map(|flight| flight.ticket), Some(result.ticket));
         files.synced_seq = files.synced_seq.max(seq);
-        if point.0 != 0 {
-            files.synced_at = files.synced_at.max(point);
-            if point.0 == files.active_id {
-                files.synced = point.1;
+        if point.segment != 0 && point.place() > files.synced_at.place() {
+            files.synced_at = point;
+            if point.segment == files.active_id {
+                files.synced = point.offset;
             }
         }
         files.checkpoints_synced(&checkpoints);
@@ -243,25 +255,30 @@ impl Store {
             None => files.listing_changed |= manifest.is_err(),
         }
         let durable = files.synced_seq;
-        let written = match self.options.durability {
-            Durability::Group => files.synced_at,
-            _ if files.active_id == 0 => files.synced_at,
-            _ => (files.active_id, files.written),
+        let synced = files.synced_at.place();
+        let (covered, written) = match self.options.durability {
+            Durability::Group => (durable, synced),
+            _ => (self.last_seq, synced.max((files.active_id, files.written))),
         };
-        let covered = if self.options.durability == Durability::Group { durable } else { self.last_seq };
         files.write_mark(covered, written, false);
+        for segment in self.segments.iter_mut().filter(|segment| flight.contains_key(&segment.id)) {
+            // A copy that is on disk needs no second one.
+            segment.data = Vec::new();
+        }
         Ok(durable)
     }
 
-    /// Takes out what was not durable when a sync failed, and begins anew.
-    fn refuse(&mut self, mut suspects: Vec<u32>, error: Error) -> Error {
+    /// A sync failed: leaves the segments concerned and begins anew. What was promised to nobody goes.
+    fn not_kept(&mut self, mut suspects: Vec<u32>, error: Error) -> Error {
         if let (Some(files), Some(active)) = (&mut self.files, self.segments.last_mut())
             && !active.closed
         {
             let _ = files.rewind(active);
         }
         self.take_back();
-        let (durable, last_seq) = (self.durable_seq(), self.last_seq);
+        let last_seq = self.last_seq;
+        let grouped = self.options.durability == Durability::Group;
+        let durable = if grouped { self.durable_seq().min(last_seq) } else { last_seq };
         let mut at = durable + 1;
         while let Some(seq) = self.next_any(at) {
             if let Some((segment, position, _)) = self.find(seq) {
@@ -269,30 +286,57 @@ impl Store {
             }
             at = seq + 1;
         }
+        let mut synced = Point::default();
         if let Some(files) = &mut self.files {
+            synced = files.synced_at;
             suspects.extend(files.dirty.keys());
             suspects.push(files.active_id);
             files.dirty.clear();
             files.retire_active();
+            files.names_changed = true;
         }
-        for segment in &mut self.segments {
-            if suspects.contains(&segment.id) {
-                segment.closed = true;
-                segment.suspect = true;
-            }
-        }
+        self.leave(&suspects, synced, grouped);
         // Removals since the last sync may be lost with it, so the segment that follows says all of them again.
         self.refused_after = Some(durable);
+        let place = self.files.as_ref().map(|files| files.dir.display().to_string()).unwrap_or_default();
+        let (reason, source) = if grouped {
+            ("the disk failed to sync; they were refused", None)
+        } else {
+            ("the disk failed to sync; what it holds of them is copied to a new file", Some(()))
+        };
         self.findings.push(Finding::new(
             Severity::Warning,
-            format!("messages {} to {last_seq}", durable + 1),
-            self.files.as_ref().map(|files| files.dir.display().to_string()).unwrap_or_default(),
-            "the disk failed to sync; they were refused",
+            format!("messages from {}", self.durable_seq() + 1),
+            place,
+            reason,
             "look at the disk; the store goes on in a new file",
         ));
         // When this fails too, the next call that writes tries again.
         let _ = self.begin_segment(last_seq + 1);
-        Error::NotDurable { durable, source: Box::new(error) }
+        match source {
+            None => Error::NotDurable { durable, source: Box::new(error) },
+            Some(()) => error,
+        }
+    }
+
+    /// Nothing is appended any more to segments whose bytes may not be on disk.
+    fn leave(&mut self, suspects: &[u32], synced: Point, grouped: bool) {
+        let mut discarded = Vec::new();
+        for segment in self.segments.iter_mut().filter(|segment| suspects.contains(&segment.id)) {
+            let copied = !segment.data.is_empty();
+            segment.closed = true;
+            segment.suspect = true;
+            if grouped && segment.id == synced.segment {
+                segment.len = synced.offset;
+                segment.fold = synced.fold;
+            } else if grouped && !copied && segment.live == 0 {
+                discarded.push(segment.id);
+            }
+        }
+        self.segments.retain(|segment| !discarded.contains(&segment.id));
+        if let Some(files) = &mut self.files {
+            discarded.into_iter().for_each(|id| files.discard(id));
+        }
     }
 
     /// Every range between the first and the last sequence without a message.
@@ -361,7 +405,7 @@ impl Store {
             self.sync_now()?;
         }
         if let Some(files) = &mut self.files {
-            let written = (files.active_id, files.written).max(files.synced_at);
+            let written = (files.active_id, files.written).max(files.synced_at.place());
             files.write_mark(self.last_seq, written, true);
             files.sync_mark()?;
         }
