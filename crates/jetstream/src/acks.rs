@@ -1,0 +1,255 @@
+//! Answers that wait until what they promise is true: after a write, or after a sync. Who waits for what is decided by
+//! the stream; this keeps them in order and without an allocation each.
+
+use crate::api::{ApiError, refusal};
+use crate::bus::{Bus, publish};
+
+/// What is answered when it is true, and what when it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A message was stored.
+    Stored,
+    /// It was stored before.
+    Duplicate,
+    /// The text kept beside it; on failure a refusal of this type, or nothing when it has none.
+    Text { refused_as: Option<&'static str> },
+}
+
+#[derive(Debug)]
+struct Entry {
+    seq: u64,
+    kind: Kind,
+    reply: u32,
+    text: u32,
+}
+
+/// Waiting answers, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct AckQueue {
+    /// `{"stream":"S",` and perhaps the domain.
+    stream: Vec<u8>,
+    domain: Vec<u8>,
+    entries: std::collections::VecDeque<Entry>,
+    /// Replies and texts in the order of the entries.
+    bytes: Vec<u8>,
+    /// Where the first entry's begin.
+    start: usize,
+    /// How many of the entries the sync under way covers.
+    covered: usize,
+    scratch: Vec<u8>,
+}
+
+impl AckQueue {
+    pub(crate) fn new(stream: &str, domain: Option<&str>) -> Self {
+        let quoted = |text: &str| serde_json::Value::from(text).to_string();
+        Self {
+            stream: format!("{{\"stream\":{},\"seq\":", quoted(stream)).into_bytes(),
+            domain: domain
+                .map(|domain| format!(",\"domain\":{}", quoted(domain)).into_bytes())
+                .unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Waits to say that a message is stored.
+    pub(crate) fn stored(&mut self, reply: &[u8], seq: u64, duplicate: bool) {
+        let kind = if duplicate { Kind::Duplicate } else { Kind::Stored };
+        self.push(reply, b"", seq, kind);
+    }
+
+    /// Waits to say something else.
+    pub(crate) fn text(&mut self, reply: &[u8], text: &[u8], refused_as: Option<&'static str>) {
+        self.push(reply, text, 0, Kind::Text { refused_as });
+    }
+
+    fn push(&mut self, reply: &[u8], text: &[u8], seq: u64, kind: Kind) {
+        if reply.is_empty() {
+            return;
+        }
+        self.bytes.extend_from_slice(reply);
+        self.bytes.extend_from_slice(text);
+        self.entries.push_back(Entry { seq, kind, reply: reply.len() as u32, text: text.len() as u32 });
+    }
+
+    /// What waits at this moment waits for the sync that begins.
+    pub(crate) fn cover(&mut self) {
+        self.covered = self.entries.len();
+    }
+
+    /// Sends what was covered.
+    pub(crate) fn release_covered(&mut self, bus: &mut impl Bus) {
+        let count = std::mem::take(&mut self.covered);
+        self.settle(count, bus, |_| None);
+    }
+
+    /// Sends everything.
+    pub(crate) fn release(&mut self, bus: &mut impl Bus) {
+        self.covered = 0;
+        self.settle(self.entries.len(), bus, |_| None);
+    }
+
+    /// Refuses what is above `last_seq` and every text; sends the rest. What a sync under way covers was written
+    /// before and still waits for it, unless `covered_too`.
+    pub(crate) fn refuse(&mut self, last_seq: u64, reason: &ApiError, covered_too: bool, bus: &mut impl Bus) {
+        if covered_too {
+            self.covered = 0;
+        }
+        let keep = self.covered;
+        let mut kept = Vec::new();
+        if keep > 0 {
+            // Rare, and the queue is short then: take the covered ones aside and put them back.
+            for entry in self.entries.drain(..keep) {
+                let len = (entry.reply + entry.text) as usize;
+                kept.push((entry, self.bytes[self.start..self.start + len].to_vec()));
+                self.start += len;
+            }
+        }
+        self.covered = 0;
+        self.settle(self.entries.len(), bus, |entry| match entry.kind {
+            Kind::Stored | Kind::Duplicate if entry.seq <= last_seq => None,
+            _ => Some(reason),
+        });
+        self.covered = kept.len();
+        for (entry, bytes) in kept {
+            self.bytes.extend_from_slice(&bytes);
+            self.entries.push_back(entry);
+        }
+    }
+
+    fn settle<'e>(
+        &mut self,
+        count: usize,
+        bus: &mut impl Bus,
+        refused: impl Fn(&Entry) -> Option<&'e ApiError>,
+    ) {
+        for entry in self.entries.drain(..count.min(self.entries.len())) {
+            let reply_end = self.start + entry.reply as usize;
+            let end = reply_end + entry.text as usize;
+            let reply = &self.bytes[self.start..reply_end];
+            match (refused(&entry), entry.kind) {
+                (None, Kind::Text { .. }) => publish(bus, reply, b"", &self.bytes[reply_end..end]),
+                (None, kind) => {
+                    let body = &mut self.scratch;
+                    body.clear();
+                    body.extend_from_slice(&self.stream);
+                    write_number(body, entry.seq);
+                    body.extend_from_slice(&self.domain);
+                    if kind == Kind::Duplicate {
+                        body.extend_from_slice(b",\"duplicate\": true");
+                    }
+                    body.push(b'}');
+                    publish(bus, reply, b"", body);
+                }
+                (Some(error), Kind::Text { refused_as: Some(kind) }) => {
+                    publish(bus, reply, b"", &refusal(kind, error));
+                }
+                (Some(_), Kind::Text { refused_as: None }) => {}
+                (Some(error), _) => publish(bus, reply, b"", &refused_publish(&self.stream, error)),
+            }
+            self.start = end;
+        }
+        if self.entries.is_empty() {
+            self.bytes.clear();
+            self.start = 0;
+        } else if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+
+    /// Refuses a message at once.
+    pub(crate) fn refuse_one(&self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
+        if !reply.is_empty() {
+            publish(bus, reply, b"", &refused_publish(&self.stream, error));
+        }
+    }
+}
+
+/// `{"error":{...},"stream":"S","seq":0}`
+fn refused_publish(stream: &[u8], error: &ApiError) -> Vec<u8> {
+    let error = serde_json::to_vec(error).unwrap_or_default();
+    let mut body = Vec::with_capacity(error.len() + stream.len() + 16);
+    for part in [b"{\"error\":", &error[..], b",", &stream[1..], b"0}"] {
+        body.extend_from_slice(part);
+    }
+    body
+}
+
+/// Appends a number in decimal.
+pub(crate) fn write_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0u8; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Recorder;
+
+    #[test]
+    fn an_ack_is_what_nats_server_sends() {
+        let (mut acks, mut bus) = (AckQueue::new("S", None), Recorder::default());
+        acks.stored(b"r", 1, false);
+        acks.stored(b"r", 2, true);
+        acks.text(b"t", b"said", None);
+        acks.release(&mut bus);
+        let sent = bus.take_text();
+        assert_eq!(
+            sent,
+            [
+                ("r", r#"{"stream":"S","seq":1}"#),
+                ("r", r#"{"stream":"S","seq":2,"duplicate": true}"#),
+                ("t", "said")
+            ]
+            .map(|(to, body)| (to.to_owned(), body.to_owned()))
+        );
+        acks.refuse_one(b"r", &ApiError::stream_sealed(), &mut bus);
+        assert_eq!(
+            bus.take_text()[0].1,
+            r#"{"error":{"code":400,"err_code":10109,"description":"invalid operation on sealed stream"},"stream":"S","seq":0}"#
+        );
+        assert!(acks.is_empty());
+    }
+
+    #[test]
+    fn a_sync_releases_what_it_covers_and_a_failed_write_refuses_the_rest() {
+        let (mut acks, mut bus) = (AckQueue::new("S", Some("hub")), Recorder::default());
+        acks.stored(b"a", 1, false);
+        acks.cover();
+        acks.stored(b"b", 2, false);
+        acks.text(b"c", b"gone", None);
+        acks.refuse(1, &ApiError::store_failed("full"), false, &mut bus);
+        assert_eq!(bus.take_text().iter().map(|(to, _)| &**to).collect::<Vec<_>>(), ["b"]);
+        acks.stored(b"d", 2, false);
+        acks.release_covered(&mut bus);
+        assert_eq!(
+            bus.take_text(),
+            [("a".to_owned(), r#"{"stream":"S","seq":1,"domain":"hub"}"#.to_owned())]
+        );
+        acks.cover();
+        acks.release_covered(&mut bus);
+        assert_eq!(bus.take_text()[0].0, "d");
+    }
+
+    #[test]
+    fn numbers_are_written_in_decimal() {
+        for number in [0, 7, 10, 12_345, u64::MAX] {
+            let mut out = Vec::new();
+            write_number(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}

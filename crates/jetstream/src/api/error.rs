@@ -1,0 +1,202 @@
+//! What the API refuses with: HTTP-like code, number and text, exactly nats-server's, since clients branch on them.
+
+use serde::{Deserialize, Serialize};
+
+/// A refusal, as it stands under `error` in an answer.
+///
+/// Shape: `{"code":404,"err_code":10059,"description":"stream not found"}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{description} ({err_code})")]
+pub struct ApiError {
+    /// Like HTTP's status: 400 the request is wrong, 404 not there, 5xx the server cannot.
+    pub code: u16,
+    /// The number that names the reason.
+    pub err_code: u16,
+    /// The reason in words.
+    pub description: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(code: u16, err_code: u16, description: impl Into<String>) -> Self {
+        Self { code, err_code, description: description.into() }
+    }
+}
+
+macro_rules! refusals {
+    ($($name:ident = $code:literal $err_code:literal $text:literal;)*) => {
+        impl ApiError {
+            $(
+                #[doc = concat!("`", $text, "`.")]
+                pub fn $name() -> Self {
+                    Self::new($code, $err_code, $text)
+                }
+            )*
+        }
+    };
+}
+
+refusals! {
+    bad_request = 400 10003 "bad request";
+    cluster_required = 503 10010 "JetStream clustering support required";
+    consumer_not_found = 404 10014 "consumer not found";
+    consumer_name_not_in_subject = 400 10017 "consumer name in subject does not match durable name in request";
+    durable_name_not_set = 400 10018 "consumer expected to be durable but a durable name was not set";
+    ephemeral_with_durable = 400 10020 "consumer expected to be ephemeral but a durable name was set in request";
+    maximum_consumers = 400 10026 "maximum consumers limit reached";
+    maximum_streams = 400 10027 "maximum number of streams reached";
+    insufficient_memory = 500 10028 "insufficient memory resources available";
+    no_message_found = 404 10037 "no message found";
+    not_empty_request = 400 10038 "expected an empty request payload";
+    insufficient_storage = 500 10047 "insufficient storage resources available";
+    message_too_large = 400 10054 "message size exceeds maximum allowed";
+    stream_mismatch = 400 10056 "stream name in subject does not match request";
+    stream_name_in_use = 400 10058 "stream name already in use with a different configuration";
+    stream_not_found = 404 10059 "stream not found";
+    expected_stream = 400 10060 "expected stream does not match";
+    subjects_overlap = 400 10065 "subjects overlap with an existing stream";
+    replicas_not_supported = 500 10074 "replicas > 1 not supported in non-clustered mode";
+    deliver_to_wildcards = 400 10079 "consumer deliver subject has wildcards";
+    push_max_waiting = 400 10080 "consumer in push mode can not set max waiting";
+    deliver_cycle = 400 10081 "consumer deliver subject forms a cycle";
+    small_heartbeat = 400 10083 "consumer idle heartbeat needs to be >= 100ms";
+    pull_requires_ack = 400 10084 "consumer in pull mode requires explicit ack policy on workqueue stream";
+    pull_with_rate_limit = 400 10086 "consumer in pull mode can not have rate limit set";
+    heartbeat_requires_push = 400 10088 "consumer idle heartbeat requires a push based consumer";
+    flow_control_requires_push = 400 10089 "consumer flow control requires a push based consumer";
+    stream_invalid = 500 10096 "stream not valid";
+    header_too_large = 400 10097 "header size exceeds maximum allowed of 64k";
+    workqueue_requires_explicit_ack = 400 10098 "workqueue stream requires explicit ack";
+    workqueue_multiple_unfiltered = 400 10099 "multiple non-filtered consumers not allowed on workqueue stream";
+    workqueue_not_unique = 400 10100 "filtered consumer not unique on workqueue stream";
+    workqueue_deliver_all = 400 10101 "consumer must be deliver all on workqueue stream";
+    bad_durable_name = 400 10103 "durable name can not contain '.', '*', '>'";
+    flow_control_needs_heartbeats = 400 10108 "consumer with flow control also needs heartbeats";
+    stream_sealed = 400 10109 "invalid operation on sealed stream";
+    invalid_deliver_subject = 400 10112 "invalid push consumer deliver subject";
+    max_deliver_backoff = 400 10116 "max deliver is required to be > length of backoff values";
+    consumer_replicas_exceed_stream = 400 10126 "consumer config replica count exceeds parent stream";
+    consumer_name_path = 400 10127 "Consumer name can not contain path separators";
+    stream_name_path = 400 10128 "Stream name can not contain path separators";
+    create_filter_mismatch = 400 10131 "Consumer create request did not match filtered subject from create subject";
+    durable_and_name = 400 10132 "Consumer Durable and Name have to be equal if both are provided";
+    replicas_negative = 400 10133 "replicas count cannot be negative";
+    both_filters = 400 10136 "consumer cannot have both FilterSubject and FilterSubjects specified";
+    filters_in_subject = 400 10137 "consumer with multiple subject filters cannot use subject based API";
+    overlapping_filters = 400 10138 "consumer subject filters cannot overlap";
+    empty_filter = 400 10139 "consumer filter in FilterSubjects cannot be empty";
+    consumer_exists = 400 10148 "consumer already exists";
+    consumer_does_not_exist = 400 10149 "consumer does not exist";
+    priority_policy_without_group = 400 10159 "Setting PriorityPolicy requires at least one PriorityGroup to be set";
+    invalid_priority_group = 400 10160 "Provided priority group does not exist for this consumer";
+    ttl_invalid = 400 10165 "invalid per-message TTL";
+    ttl_disabled = 400 10166 "per-message TTL is disabled";
+    counters_disabled = 400 10168 "message counters is disabled";
+    atomic_disabled = 400 10174 "atomic publish is disabled";
+    ack_wait_negative = 400 10183 "consumer ack wait needs to be positive";
+    backoff_negative = 400 10184 "consumer backoff needs to be positive";
+    schedules_disabled = 400 10188 "message schedules is disabled";
+    missing_expected_sequence = 400 10193 "missing sequence for expected last sequence per subject";
+    batch_disabled = 400 10205 "batch publish is disabled";
+}
+
+impl ApiError {
+    /// The request is no JSON, or not the JSON that is wanted.
+    pub fn invalid_json(reason: impl std::fmt::Display) -> Self {
+        Self::new(400, 10025, format!("invalid JSON: {reason}"))
+    }
+
+    /// A consumer cannot be created or changed like this.
+    pub fn consumer_create(reason: impl Into<String>) -> Self {
+        Self::new(500, 10012, reason)
+    }
+
+    /// There was a message with this sequence.
+    pub fn sequence_not_found(seq: u64) -> Self {
+        Self::new(400, 10043, format!("sequence {seq} not found"))
+    }
+
+    /// A stream cannot be created.
+    pub fn stream_create(reason: impl Into<String>) -> Self {
+        Self::new(500, 10049, reason)
+    }
+
+    /// A stream cannot be deleted.
+    pub fn stream_delete(reason: impl Into<String>) -> Self {
+        Self::new(500, 10050, reason)
+    }
+
+    /// A stream's configuration does not hold together.
+    pub fn stream_config(reason: impl Into<String>) -> Self {
+        Self::new(500, 10052, reason)
+    }
+
+    /// A message cannot be deleted.
+    pub fn message_delete(reason: impl Into<String>) -> Self {
+        Self::new(500, 10057, reason)
+    }
+
+    /// The last message id is another one.
+    pub fn wrong_last_id(last: &str) -> Self {
+        Self::new(400, 10070, format!("wrong last msg ID: {last}"))
+    }
+
+    /// The last sequence is another one.
+    pub fn wrong_last_sequence(last: u64) -> Self {
+        Self::new(400, 10071, format!("wrong last sequence: {last}"))
+    }
+
+    /// The store refused the message.
+    pub fn store_failed(reason: impl Into<String>) -> Self {
+        Self::new(503, 10077, reason)
+    }
+
+    /// The deliver policy and what is set beside it contradict each other.
+    pub fn invalid_policy(reason: impl Into<String>) -> Self {
+        Self::new(400, 10094, reason)
+    }
+
+    /// The sampling frequency is no number.
+    pub fn invalid_sampling(reason: impl std::fmt::Display) -> Self {
+        Self::new(400, 10095, format!("failed to parse consumer sampling configuration: {reason}"))
+    }
+
+    /// The name is longer than a name may be.
+    pub fn consumer_name_too_long(max: usize) -> Self {
+        Self::new(400, 10102, format!("consumer name is too long, maximum allowed is {max}"))
+    }
+
+    /// The description is longer than it may be.
+    pub fn consumer_description_too_long(max: usize) -> Self {
+        Self::new(400, 10107, format!("consumer description is too long, maximum allowed is {max}"))
+    }
+
+    /// Messages cannot be purged.
+    pub fn purge_failed(reason: impl Into<String>) -> Self {
+        Self::new(500, 10110, reason)
+    }
+
+    /// A roll-up cannot be made.
+    pub fn rollup_failed(reason: impl Into<String>) -> Self {
+        Self::new(500, 10111, reason)
+    }
+
+    /// More unacknowledged messages than the stream allows its consumers.
+    pub fn max_ack_pending_excess(limit: i64) -> Self {
+        Self::new(400, 10121, format!("consumer max ack pending exceeds system limit of {limit}"))
+    }
+
+    /// The metadata is larger than it may be.
+    pub fn consumer_metadata_too_large(limit: usize) -> Self {
+        Self::new(400, 10135, format!("consumer metadata exceeds maximum size of {limit} bytes"))
+    }
+
+    /// A longer inactivity than the stream allows its consumers.
+    pub fn inactive_threshold_excess(limit: &str) -> Self {
+        Self::new(400, 10153, format!("consumer inactive threshold exceeds system limit of {limit}"))
+    }
+
+    /// A feature that this server does not have; the text names it.
+    pub fn unsupported(feature: &str) -> Self {
+        Self::stream_config(format!("{feature} is not supported by this server"))
+    }
+}

@@ -1,0 +1,18 @@
+//! The JSON of `$JS.API.>`: requests, answers, refusals. What is done with them is decided elsewhere.
+
+mod error;
+mod json;
+mod request;
+mod types;
+
+pub use error::ApiError;
+pub use json::Strictness;
+pub use types::{AccountInfo, AccountLimits, ApiCounts, SequenceInfo, StreamInfo, StreamState};
+
+pub(crate) use json::{read, read_or_default};
+pub(crate) use request::{
+    Command, DirectGet, InfoRequest, ListRequest, MessageDelete, MessageGet, NamesRequest, Purge,
+};
+pub(crate) use types::{
+    Answer, Created, Deleted, Listed, MessageFound, Named, Purged, StoredMessage, refusal, render,
+};

@@ -1,0 +1,173 @@
+//! What is asked for: the subject says what and of which stream, the payload how.
+
+use serde::Deserialize;
+
+use crate::time::Time;
+
+/// A request's subject behind `$JS.API.`, taken apart. Names are whatever stands there; they need not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Command<'a> {
+    Info,
+    StreamCreate(&'a str),
+    StreamUpdate(&'a str),
+    StreamInfo(&'a str),
+    StreamDelete(&'a str),
+    StreamPurge(&'a str),
+    StreamNames,
+    StreamList,
+    MessageGet(&'a str),
+    MessageDelete(&'a str),
+    /// The rest of the subject is the subject asked for.
+    DirectGet(&'a str, Option<&'a str>),
+    /// Only a cluster could: the answer's type.
+    Clustered(&'static str),
+}
+
+impl<'a> Command<'a> {
+    /// Reads what follows `$JS.API.`; `None` for what no server answers.
+    pub(crate) fn parse(subject: &'a str) -> Option<Self> {
+        let (group, rest) = subject.split_once('.').unwrap_or((subject, ""));
+        let (verb, rest) = rest.split_once('.').unwrap_or((rest, ""));
+        match (group, verb) {
+            ("INFO", "") => Some(Self::Info),
+            ("DIRECT", "GET") => {
+                let (name, subject) = match rest.split_once('.') {
+                    Some((name, subject)) => (name, Some(subject)),
+                    None => (rest, None),
+                };
+                (!name.is_empty()).then_some(Self::DirectGet(name, subject))
+            }
+            ("STREAM", _) => Self::stream(verb, rest),
+            ("CONSUMER", "LEADER") => Some(Self::Clustered("consumer_leader_stepdown_response")),
+            _ => None,
+        }
+    }
+
+    fn stream(verb: &str, rest: &'a str) -> Option<Self> {
+        match (verb, rest) {
+            ("NAMES", "") => return Some(Self::StreamNames),
+            ("LIST", "") => return Some(Self::StreamList),
+            ("MSG", _) => {
+                return match rest.split_once('.') {
+                    Some(("GET", name)) if one_token(name) => Some(Self::MessageGet(name)),
+                    Some(("DELETE", name)) if one_token(name) => Some(Self::MessageDelete(name)),
+                    _ => None,
+                };
+            }
+            ("LEADER", _) => return Some(Self::Clustered("stream_leader_stepdown_response")),
+            ("PEER", _) => return Some(Self::Clustered("stream_remove_peer_response")),
+            _ => {}
+        }
+        if !one_token(rest) {
+            return None;
+        }
+        match verb {
+            "CREATE" => Some(Self::StreamCreate(rest)),
+            "UPDATE" => Some(Self::StreamUpdate(rest)),
+            "INFO" => Some(Self::StreamInfo(rest)),
+            "DELETE" => Some(Self::StreamDelete(rest)),
+            "PURGE" => Some(Self::StreamPurge(rest)),
+            _ => None,
+        }
+    }
+}
+
+fn one_token(text: &str) -> bool {
+    !text.is_empty() && !text.contains('.')
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct NamesRequest {
+    pub(crate) offset: usize,
+    pub(crate) subject: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ListRequest {
+    pub(crate) offset: usize,
+    pub(crate) subject: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct InfoRequest {
+    pub(crate) offset: usize,
+    pub(crate) deleted_details: bool,
+    pub(crate) subjects_filter: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Purge {
+    /// Only below this sequence.
+    pub(crate) seq: u64,
+    pub(crate) filter: String,
+    /// Leaves the last so many.
+    pub(crate) keep: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct MessageDelete {
+    pub(crate) seq: u64,
+    pub(crate) no_erase: bool,
+}
+
+/// Asks for a message with an answer in JSON.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct MessageGet {
+    pub(crate) seq: u64,
+    pub(crate) last_by_subj: String,
+    pub(crate) next_by_subj: String,
+    pub(crate) start_time: Time,
+    pub(crate) no_hdr: bool,
+    // Those of a direct get are known here and refused when set.
+    pub(crate) batch: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) multi_last: Vec<String>,
+    pub(crate) up_to_seq: u64,
+    pub(crate) up_to_time: Time,
+}
+
+/// Asks for messages with an answer in headers; unknown fields are ignored here, as nats-server does.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct DirectGet {
+    pub(crate) seq: u64,
+    pub(crate) last_by_subj: String,
+    pub(crate) next_by_subj: String,
+    pub(crate) batch: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) start_time: Time,
+    pub(crate) multi_last: Vec<String>,
+    pub(crate) up_to_seq: u64,
+    pub(crate) up_to_time: Time,
+    pub(crate) no_hdr: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_taken_apart() {
+        for (subject, command) in [
+            ("INFO", Some(Command::Info)),
+            ("STREAM.CREATE.S", Some(Command::StreamCreate("S"))),
+            ("STREAM.NAMES", Some(Command::StreamNames)),
+            ("STREAM.MSG.GET.S", Some(Command::MessageGet("S"))),
+            ("DIRECT.GET.S", Some(Command::DirectGet("S", None))),
+            ("DIRECT.GET.S.a.b", Some(Command::DirectGet("S", Some("a.b")))),
+            ("STREAM.LEADER.STEPDOWN.S", Some(Command::Clustered("stream_leader_stepdown_response"))),
+            ("STREAM.CREATE.S.x", None),
+            ("STREAM.CREATE", None),
+            ("STREAM.BOGUS.S", None),
+            ("", None),
+        ] {
+            assert_eq!(Command::parse(subject), command, "{subject}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The border to the broker: what comes in, and the two things that are asked of it. No socket here.
+
+/// Where JetStream's messages go, and who listens. The broker implements it over its routing table.
+pub trait Bus {
+    /// Whether a message on `subject` would reach anybody at this moment.
+    fn has_interest(&self, subject: &[u8]) -> bool;
+
+    /// Sends a message to whoever subscribed to `to`. They see `subject` as its subject: the same as `to` but for the
+    /// messages of a stream, which keep the subject they were published on.
+    ///
+    /// `reply` and `headers` may be empty; `headers` is a whole `NATS/1.0` block. When `to` is a subject of a stream
+    /// (an advisory, something republished), the broker hands it to
+    /// [`JetStream::on_message`](crate::JetStream::on_message) after the present call has returned.
+    fn send(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]);
+}
+
+/// A message on one of the subjects that are routed here.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a> {
+    /// The subject it was published on.
+    pub subject: &'a [u8],
+    /// Where an answer goes; empty when none is wanted.
+    pub reply: &'a [u8],
+    /// Its header block, empty when it has none.
+    pub headers: &'a [u8],
+    /// Its payload.
+    pub payload: &'a [u8],
+}
+
+/// Sends to the subject that is also shown.
+pub(crate) fn publish(bus: &mut impl Bus, subject: &[u8], headers: &[u8], payload: &[u8]) {
+    bus.send(subject, subject, b"", headers, payload);
+}

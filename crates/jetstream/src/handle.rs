@@ -1,0 +1,338 @@
+//! Carrying out what arrives on `$JS.>`: each request is read, checked against what there is, done, and answered.
+
+use ostler_broker_proto::headers::write_no_responders;
+use ostler_broker_proto::subject;
+use serde::Serialize;
+
+use crate::api::{
+    Answer, ApiError, Command, Created, Deleted, DirectGet, InfoRequest, ListRequest, Listed, MessageDelete,
+    MessageFound, MessageGet, Named, NamesRequest, Purge, Purged, StreamInfo, read, read_or_default, refusal,
+    render,
+};
+use crate::bus::{Bus, Incoming, publish};
+use crate::jetstream::JetStream;
+use crate::stream::{SUBJECTS_PER_PAGE, Storage, Stream, StreamConfig};
+
+/// Names in one answer.
+const NAMES_PER_PAGE: usize = 1024;
+/// Infos in one answer.
+const INFOS_PER_PAGE: usize = 256;
+
+/// Where an answer goes and of which type it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) message: &'a Incoming<'a>,
+    pub(crate) now: i64,
+}
+
+impl JetStream {
+    /// Takes a message on `$JS.>`; false when it is none of ours.
+    pub(crate) fn on_reserved(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) -> bool {
+        let asked = Asked { message, now };
+        if let Some(rest) = self.api_subject(message.subject) {
+            // Without a way to answer a request has no effect either, as in nats-server.
+            if let Some(command) = Command::parse(rest).filter(|_| !message.reply.is_empty()) {
+                self.api.total += 1;
+                self.carry_out(command, asked, bus);
+            }
+            return true;
+        }
+        false
+    }
+
+    fn api_subject<'a>(&self, subject: &'a [u8]) -> Option<&'a str> {
+        let rest = std::str::from_utf8(subject).ok()?.strip_prefix("$JS.")?;
+        let of_domain = || {
+            let domain = self.context.domain.as_deref()?;
+            rest.strip_prefix(domain)?.strip_prefix(".API.")
+        };
+        rest.strip_prefix("API.").or_else(of_domain)
+    }
+
+    fn carry_out(&mut self, command: Command<'_>, asked: Asked<'_>, bus: &mut impl Bus) {
+        match command {
+            Command::Info => {
+                let info = self.account_info();
+                self.say(asked, Ok(info), bus);
+            }
+            Command::StreamCreate(name) => {
+                let done = self.create_stream(name, asked);
+                self.conclude(name, "stream_create_response", asked, done, bus);
+            }
+            Command::StreamUpdate(name) => {
+                let done = self.update_stream(name, asked);
+                self.conclude(name, "stream_update_response", asked, done, bus);
+            }
+            Command::StreamInfo(name) => {
+                let found = self.stream_info(name, asked);
+                self.say_as("stream_info_response", asked, found, bus);
+            }
+            Command::StreamDelete(name) => {
+                let done = self.delete_stream(name, asked);
+                self.say_as("stream_delete_response", asked, done, bus);
+            }
+            Command::StreamPurge(name) => {
+                let done = self.purge_stream(name, asked);
+                self.conclude(name, Purged::KIND, asked, done, bus);
+            }
+            Command::StreamNames => {
+                let names = self.stream_names(asked);
+                self.say_as("stream_names_response", asked, names, bus);
+            }
+            Command::StreamList => {
+                let infos = self.stream_list(asked);
+                self.say_as("stream_list_response", asked, infos, bus);
+            }
+            Command::MessageGet(name) => {
+                let found = self.message_get(name, asked);
+                self.say(asked, found, bus);
+            }
+            Command::MessageDelete(name) => {
+                let done = self.message_delete(name, asked);
+                self.conclude(name, "stream_msg_delete_response", asked, done, bus);
+            }
+            Command::DirectGet(name, subject) => self.direct_get(name, subject, asked, bus),
+            Command::Clustered(kind) => {
+                self.say_as::<Deleted>(kind, asked, Err(ApiError::cluster_required()), bus);
+            }
+        }
+    }
+
+    fn create_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Created, ApiError> {
+        let config: StreamConfig = read_or_default(asked.message.payload, self.strictness)?;
+        if config.name != name {
+            return Err(ApiError::stream_mismatch());
+        }
+        if config.sealed {
+            return Err(ApiError::stream_config("stream configuration for create can not be sealed"));
+        }
+        let config = config.completed()?;
+        if let Some((id, stream, _)) = self.stream_named(name) {
+            if stream.config != config {
+                return Err(ApiError::stream_name_in_use());
+            }
+            self.touch(id);
+        } else {
+            self.check_room(&config, None)?;
+            let stream = Stream::create(config, asked.now, &self.context)?;
+            self.insert(stream);
+        }
+        let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        Ok(Created { info: stream.info(&InfoRequest::default(), asked.now, context), did_create: true })
+    }
+
+    fn update_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<StreamInfo, ApiError> {
+        let config: StreamConfig = read_or_default(asked.message.payload, self.strictness)?;
+        if config.name != name {
+            return Err(ApiError::stream_mismatch());
+        }
+        let before = match self.stream_named(name) {
+            Some((_, stream, _)) => stream.config.clone(),
+            None => return Err(ApiError::stream_not_found()),
+        };
+        let mut config = config.completed()?;
+        before.check_update(&mut config)?;
+        self.check_room(&config, Some(&before))?;
+        let subjects = config.subjects.clone();
+        let (id, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        stream.update(config, context)?;
+        if subjects != before.subjects {
+            self.remove_routes(id);
+            self.add_routes(&subjects, id);
+        }
+        self.touch(id);
+        let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        Ok(stream.info(&InfoRequest::default(), asked.now, context))
+    }
+
+    /// Checks a configuration against the other streams and what all may use.
+    fn check_room(&self, config: &StreamConfig, before: Option<&StreamConfig>) -> Result<(), ApiError> {
+        let others = || self.streams.iter().flatten().filter(|stream| stream.config.name != config.name);
+        let taken = others().flat_map(|stream| &stream.config.subjects).any(|theirs| {
+            config.subjects.iter().any(|ours| subject::overlaps(ours.as_bytes(), theirs.as_bytes()))
+        });
+        if taken {
+            return Err(ApiError::subjects_overlap());
+        }
+        let limits = &self.options.limits;
+        if before.is_none() && limits.max_streams >= 0 && self.names.len() as i64 >= limits.max_streams {
+            return Err(ApiError::maximum_streams());
+        }
+        let (max, refused) = match config.storage {
+            Storage::File => (limits.max_storage, ApiError::insufficient_storage()),
+            Storage::Memory => (limits.max_memory, ApiError::insufficient_memory()),
+        };
+        let same = others().filter(|stream| stream.config.storage == config.storage);
+        let reserved: i64 = same.map(|stream| stream.config.max_bytes.max(0)).sum();
+        if max >= 0 && config.max_bytes > 0 && reserved.saturating_add(config.max_bytes) > max {
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    fn stream_info(&mut self, name: &str, asked: Asked<'_>) -> Result<Listed<StreamInfo>, ApiError> {
+        // What is no JSON asks for nothing in particular, as in nats-server.
+        let request: InfoRequest = match asked.message.payload.trim_ascii().first() {
+            Some(b'{') => read(asked.message.payload, self.strictness)?,
+            _ => InfoRequest::default(),
+        };
+        let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        let mut info = stream.info(&request, asked.now, context);
+        let (mut total, mut limit) = (0, 0);
+        if !request.subjects_filter.is_empty() {
+            let (found, subjects) = stream.subjects(&request.subjects_filter, request.offset);
+            if found > 0 {
+                (total, limit) = (found, SUBJECTS_PER_PAGE);
+                info.state.subjects = Some(subjects.into_iter().collect());
+            }
+        }
+        Ok(Listed { total, offset: request.offset, limit, page: info })
+    }
+
+    fn delete_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Deleted, ApiError> {
+        if !asked.message.payload.trim_ascii().is_empty() {
+            return Err(ApiError::not_empty_request());
+        }
+        let stream = self.remove(name).ok_or_else(ApiError::stream_not_found)?;
+        stream.destroy().map_err(|error| ApiError::stream_delete(error.to_string()))?;
+        Ok(Deleted { success: true })
+    }
+
+    fn purge_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Purged, ApiError> {
+        let request: Purge = read_or_default(asked.message.payload, self.strictness)?;
+        let (id, stream, _) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        let purged = stream.purge(&request)?;
+        self.touch(id);
+        Ok(Purged { success: true, purged })
+    }
+
+    fn stream_names(&mut self, asked: Asked<'_>) -> Result<Listed<Named<String>>, ApiError> {
+        let request: NamesRequest = read_or_default(asked.message.payload, self.strictness)?;
+        let names = self.names_matching(&request.subject);
+        let (offset, total) = (request.offset.min(names.len()), names.len());
+        let page = names.into_iter().skip(offset).take(NAMES_PER_PAGE).collect();
+        Ok(Listed { total, offset, limit: NAMES_PER_PAGE, page: Named::Streams(page) })
+    }
+
+    fn stream_list(&mut self, asked: Asked<'_>) -> Result<Listed<Named<StreamInfo>>, ApiError> {
+        let request: ListRequest = read_or_default(asked.message.payload, self.strictness)?;
+        let names = self.names_matching(&request.subject);
+        let (offset, total) = (request.offset.min(names.len()), names.len());
+        let mut page = Vec::new();
+        for name in names.iter().skip(offset).take(INFOS_PER_PAGE) {
+            if let Some((_, stream, context)) = self.stream_named(name) {
+                page.push(stream.info(&InfoRequest::default(), asked.now, context));
+            }
+        }
+        Ok(Listed { total, offset, limit: INFOS_PER_PAGE, page: Named::Streams(page) })
+    }
+
+    fn names_matching(&self, filter: &str) -> Vec<String> {
+        let wanted = |id: &usize| {
+            let stream = self.streams.get(*id).and_then(Option::as_ref);
+            let mut subjects = stream.into_iter().flat_map(|stream| &stream.config.subjects);
+            filter.is_empty()
+                || subjects.any(|subject| subject::overlaps(subject.as_bytes(), filter.as_bytes()))
+        };
+        self.names.iter().filter(|(_, id)| wanted(id)).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn message_get(&mut self, name: &str, asked: Asked<'_>) -> Result<MessageFound, ApiError> {
+        if asked.message.payload.trim_ascii().is_empty() {
+            return Err(ApiError::bad_request());
+        }
+        let request: MessageGet = read(asked.message.payload, self.strictness)?;
+        let (_, stream, _) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        stream.message_get(&request).map(|message| MessageFound { message })
+    }
+
+    fn message_delete(&mut self, name: &str, asked: Asked<'_>) -> Result<Deleted, ApiError> {
+        if asked.message.payload.trim_ascii().is_empty() {
+            return Err(ApiError::bad_request());
+        }
+        let request: MessageDelete = read(asked.message.payload, self.strictness)?;
+        let (id, stream, _) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
+        stream.delete_message(request.seq, !request.no_erase)?;
+        self.touch(id);
+        Ok(Deleted { success: true })
+    }
+
+    fn direct_get(&mut self, name: &str, subject: Option<&str>, asked: Asked<'_>, bus: &mut impl Bus) {
+        let Asked { message, .. } = asked;
+        let Some((_, stream, _)) =
+            self.stream_named(name).filter(|(_, stream, _)| stream.config.allow_direct)
+        else {
+            return no_responders(message, bus);
+        };
+        let refuse = |text: &str, bus: &mut _| {
+            let headers = crate::headers::status(text);
+            publish(bus, message.reply, &headers, b"");
+        };
+        let empty = message.payload.trim_ascii().is_empty();
+        let request = match (subject, empty) {
+            (Some(subject), true) => DirectGet { last_by_subj: subject.to_owned(), ..DirectGet::default() },
+            (Some(_), false) => return refuse("408 Bad Request", bus),
+            (None, true) => return refuse("408 Empty Request", bus),
+            (None, false) => match serde_json::from_slice(message.payload) {
+                Ok(request) => request,
+                Err(_) => return refuse("408 Malformed Request", bus),
+            },
+        };
+        stream.direct_get(&request, message.reply, bus);
+    }
+
+    /// Answers at once.
+    pub(crate) fn say<T: Answer>(
+        &mut self,
+        asked: Asked<'_>,
+        outcome: Result<T, ApiError>,
+        bus: &mut impl Bus,
+    ) {
+        self.say_as(T::KIND, asked, outcome, bus);
+    }
+
+    /// Answers at once, under a type of the caller's.
+    pub(crate) fn say_as<T: Serialize>(
+        &mut self,
+        kind: &str,
+        asked: Asked<'_>,
+        outcome: Result<T, ApiError>,
+        bus: &mut impl Bus,
+    ) {
+        let text = match outcome {
+            Ok(body) => render(kind, &body),
+            Err(error) => {
+                self.api.errors += 1;
+                refusal(kind, &error)
+            }
+        };
+        publish(bus, asked.message.reply, b"", &text);
+    }
+
+    /// Answers when what was done to a stream is as safe as the stream promises; refuses at once.
+    pub(crate) fn conclude<T: Serialize>(
+        &mut self,
+        name: &str,
+        kind: &'static str,
+        asked: Asked<'_>,
+        outcome: Result<T, ApiError>,
+        bus: &mut impl Bus,
+    ) {
+        let body = match outcome {
+            Ok(body) => body,
+            Err(error) => return self.say_as::<T>(kind, asked, Err(error), bus),
+        };
+        let text = render(kind, &body);
+        match self.stream_named(name) {
+            Some((_, stream, _)) => stream.answer(asked.message.reply, &text, Some(kind), bus),
+            None => publish(bus, asked.message.reply, b"", &text),
+        }
+    }
+}
+
+/// Nobody is there who could answer: what the broker says when a subject has no subscriber.
+pub(crate) fn no_responders(message: &Incoming<'_>, bus: &mut impl Bus) {
+    let mut headers = Vec::new();
+    write_no_responders(&mut headers, message.subject);
+    publish(bus, message.reply, &headers, b"");
+}

@@ -1,0 +1,345 @@
+//! The whole: which streams there are, which message goes to which, and the calls the broker makes. What a command
+//! does is in [`handle`](crate::handle).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use ostler_broker_proto::subject::Filter;
+use ostler_broker_store::Finding;
+
+use crate::api::{AccountInfo, ApiCounts, Strictness};
+use crate::bus::{Bus, Incoming};
+use crate::options::{API_LEVEL, Context, Options};
+use crate::stream::{DELETED_PREFIX, Storage, Stream};
+use crate::time::SECOND;
+
+/// Subjects whose stream is remembered; more begin anew.
+const ROUTES_REMEMBERED: usize = 4096;
+/// How often streams in files give space back.
+const MAINTENANCE: i64 = 10 * SECOND;
+
+/// Why JetStream cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory cannot be created or read.
+    #[error("cannot use {path} for streams; check that it is a directory of ours with space left")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The operating system's words.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A stream cannot be opened. Damage is no reason: that is reported and the rest served.
+    #[error("cannot open stream {name}")]
+    Stream {
+        /// The stream.
+        name: String,
+        /// Why.
+        #[source]
+        source: ostler_broker_store::Error,
+    },
+}
+
+/// What was found when a stream was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// The stream, or the directory that should hold one.
+    pub stream: String,
+    /// Whether it is served.
+    pub served: bool,
+    /// What is wrong with its files.
+    pub findings: Vec<Finding>,
+}
+
+/// A change of what must be routed here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RouteChange {
+    /// Messages on it come here from now on.
+    Add(Filter),
+    /// They no longer do. Said as often as it was added.
+    Remove(Filter),
+}
+
+/// A sync for another thread.
+#[derive(Debug)]
+#[must_use = "acknowledgements wait for it"]
+pub struct SyncJob {
+    stream: usize,
+    job: ostler_broker_store::SyncJob,
+}
+
+impl SyncJob {
+    /// Does the work. Blocks as long as the disk takes.
+    pub fn run(self) -> SyncResult {
+        SyncResult { stream: self.stream, result: self.job.run() }
+    }
+}
+
+/// What came of a [`SyncJob`]; for [`JetStream::synced`].
+#[derive(Debug)]
+#[must_use = "acknowledgements wait for it"]
+pub struct SyncResult {
+    stream: usize,
+    result: ostler_broker_store::SyncResult,
+}
+
+/// JetStream. See the [crate's documentation](crate) for how the calls fit together.
+#[derive(Debug)]
+pub struct JetStream {
+    pub(crate) context: Context,
+    pub(crate) options: Options,
+    pub(crate) strictness: Strictness,
+    /// By number; a number is not given out again, so that a late sync finds its stream or none.
+    pub(crate) streams: Vec<Option<Box<Stream>>>,
+    pub(crate) names: BTreeMap<String, usize>,
+    routes: Vec<(Filter, usize)>,
+    remembered: HashMap<Box<[u8]>, usize>,
+    changes: Vec<RouteChange>,
+    touched: Vec<usize>,
+    maintenance: i64,
+    pub(crate) api: ApiCounts,
+}
+
+impl JetStream {
+    /// Opens what is in the directory and says what was found with each stream. Reads every message once.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the directory, or a stream that the operating system does not let us read.
+    pub fn open(options: Options, now: i64) -> Result<(Self, Vec<Recovered>), OpenError> {
+        let context = Context::new(&options);
+        let mut this = Self {
+            strictness: options.strictness,
+            context,
+            options,
+            streams: Vec::new(),
+            names: BTreeMap::new(),
+            routes: Vec::new(),
+            remembered: HashMap::new(),
+            changes: Vec::new(),
+            touched: Vec::new(),
+            maintenance: now + MAINTENANCE,
+            api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
+        };
+        this.route_api();
+        let recovered = this.recover(now)?;
+        Ok((this, recovered))
+    }
+
+    fn recover(&mut self, now: i64) -> Result<Vec<Recovered>, OpenError> {
+        let dir = self.context.streams_dir();
+        let failed = |source| OpenError::Directory { path: dir.clone(), source };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        let mut recovered = Vec::new();
+        for name in names {
+            let path = dir.join(&name);
+            if name.starts_with(DELETED_PREFIX) {
+                std::fs::remove_dir_all(&path).map_err(failed)?;
+                continue;
+            }
+            let opened = Stream::open(&path, now, &self.context)
+                .map_err(|source| OpenError::Stream { name: name.clone(), source })?;
+            let served = match opened.stream {
+                // Under a name of its own only: a copied directory is no second stream.
+                Some(stream) if stream.config.name == name => {
+                    self.insert(stream);
+                    true
+                }
+                _ => false,
+            };
+            recovered.push(Recovered { stream: name, served, findings: opened.findings });
+        }
+        Ok(recovered)
+    }
+
+    fn route_api(&mut self) {
+        let mut filters = vec!["$JS.API.>".to_owned(), "$JS.ACK.>".to_owned(), "$JS.FC.>".to_owned()];
+        if let Some(domain) = &self.context.domain {
+            filters.push(format!("$JS.{domain}.API.>"));
+        }
+        for filter in filters {
+            if let Ok(filter) = Filter::parse(&filter) {
+                self.changes.push(RouteChange::Add(filter));
+            }
+        }
+    }
+
+    /// What changed since the last call in what must be routed here, in order. Ask after every other call; the first
+    /// time it is everything.
+    pub fn route_changes(&mut self) -> Vec<RouteChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Takes a message on a routed subject: something to store, a request, an acknowledgement.
+    pub fn on_message(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+        if message.subject.starts_with(b"$JS.") && self.on_reserved(message, now, bus) {
+            return;
+        }
+        if let Some(id) = self.stream_of(message.subject) {
+            self.touch(id);
+            if let Some(stream) = self.stream_mut(id) {
+                stream.publish(message, now, bus);
+            }
+        }
+    }
+
+    /// Ends a batch of messages: what came is written out, answers that were true with that are sent, and the syncs
+    /// that others wait for are handed out. Give the result of each to [`JetStream::synced`].
+    pub fn end_of_batch(&mut self, bus: &mut impl Bus) -> Vec<SyncJob> {
+        let mut jobs = Vec::new();
+        for id in std::mem::take(&mut self.touched) {
+            let Some(stream) = self.stream_mut(id) else { continue };
+            let job = if stream.dirty { stream.end_of_batch(bus) } else { None };
+            jobs.extend(job.map(|job| SyncJob { stream: id, job }));
+        }
+        jobs
+    }
+
+    /// Takes note of a sync, sends what waited for it, and hands out the next one when more waits.
+    pub fn synced(&mut self, result: SyncResult, bus: &mut impl Bus) -> Option<SyncJob> {
+        let SyncResult { stream: id, result } = result;
+        // A stream that was deleted meanwhile waits for nothing.
+        let job = self.stream_mut(id)?.synced(result, bus);
+        job.map(|job| SyncJob { stream: id, job })
+    }
+
+    /// Does what time asks for: messages expire, space is given back. Call it at [`JetStream::next_due`], and end the
+    /// batch afterwards.
+    pub fn on_tick(&mut self, now: i64, bus: &mut impl Bus) -> Vec<SyncJob> {
+        let mut jobs = Vec::new();
+        let maintain = now >= self.maintenance;
+        for id in 0..self.streams.len() {
+            let Some(stream) = self.stream_mut(id) else { continue };
+            stream.expire(now, bus);
+            if maintain {
+                let job = stream.idle_sync(bus);
+                jobs.extend(job.map(|job| SyncJob { stream: id, job }));
+            }
+            if self.stream_mut(id).is_some_and(|stream| stream.dirty) {
+                self.touch(id);
+            }
+        }
+        if maintain {
+            self.maintenance = now + MAINTENANCE;
+        }
+        jobs
+    }
+
+    /// When [`JetStream::on_tick`] has something to do; `None` when nothing waits for time.
+    pub fn next_due(&mut self) -> Option<i64> {
+        let in_files = self.streams.iter().flatten().any(|stream| stream.config.storage == Storage::File);
+        let maintenance = in_files.then_some(self.maintenance);
+        let streams = self.streams.iter_mut().flatten().filter_map(|stream| stream.next_expiry());
+        streams.chain(maintenance).min()
+    }
+
+    /// Writes and syncs everything on this thread: the orderly end. Answers that wait are not sent.
+    ///
+    /// # Errors
+    /// The first stream that could not be closed; the others are closed all the same.
+    pub fn close(self) -> Result<(), OpenError> {
+        let mut first = Ok(());
+        for stream in self.streams.into_iter().flatten() {
+            let name = stream.config.name;
+            if let Err(source) = stream.store.close()
+                && first.is_ok()
+            {
+                first = Err(OpenError::Stream { name, source });
+            }
+        }
+        first
+    }
+
+    /// What all streams use together, as `$JS.API.INFO` says it.
+    pub fn account_info(&self) -> AccountInfo {
+        let mut info = AccountInfo {
+            streams: self.names.len(),
+            domain: self.context.domain.clone(),
+            limits: self.options.limits,
+            api: self.api,
+            ..AccountInfo::default()
+        };
+        for stream in self.streams.iter().flatten() {
+            let reserved = u64::try_from(stream.config.max_bytes).unwrap_or(0);
+            let (used, kept) = match stream.config.storage {
+                Storage::Memory => (&mut info.memory, &mut info.reserved_memory),
+                Storage::File => (&mut info.storage, &mut info.reserved_storage),
+            };
+            *used += stream.store.bytes();
+            *kept += reserved;
+        }
+        info
+    }
+
+    pub(crate) fn insert(&mut self, stream: Stream) -> usize {
+        let id = self.streams.len();
+        self.names.insert(stream.config.name.clone(), id);
+        self.add_routes(&stream.config.subjects, id);
+        self.streams.push(Some(Box::new(stream)));
+        self.touch(id);
+        id
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) -> Option<Box<Stream>> {
+        let id = self.names.remove(name)?;
+        let stream = self.streams.get_mut(id)?.take()?;
+        self.remove_routes(id);
+        Some(stream)
+    }
+
+    pub(crate) fn add_routes(&mut self, subjects: &[String], id: usize) {
+        self.remembered.clear();
+        for filter in subjects.iter().filter_map(|subject| Filter::parse(subject).ok()) {
+            self.changes.push(RouteChange::Add(filter.clone()));
+            self.routes.push((filter, id));
+        }
+    }
+
+    pub(crate) fn remove_routes(&mut self, id: usize) {
+        self.remembered.clear();
+        let changes = &mut self.changes;
+        self.routes.retain(|(filter, of)| {
+            if *of == id {
+                changes.push(RouteChange::Remove(filter.clone()));
+            }
+            *of != id
+        });
+    }
+
+    fn stream_of(&mut self, subject: &[u8]) -> Option<usize> {
+        if let Some(id) = self.remembered.get(subject) {
+            return Some(*id);
+        }
+        let (_, id) = self.routes.iter().find(|(filter, _)| filter.matches(subject))?;
+        if self.remembered.len() >= ROUTES_REMEMBERED {
+            self.remembered.clear();
+        }
+        self.remembered.insert(subject.into(), *id);
+        Some(*id)
+    }
+
+    pub(crate) fn stream_mut(&mut self, id: usize) -> Option<&mut Stream> {
+        self.streams.get_mut(id)?.as_deref_mut()
+    }
+
+    pub(crate) fn stream_named(&mut self, name: &str) -> Option<(usize, &mut Stream, &Context)> {
+        let id = *self.names.get(name)?;
+        let stream = self.streams.get_mut(id)?.as_deref_mut()?;
+        Some((id, stream, &self.context))
+    }
+
+    /// Sees to it that the end of the batch looks at a stream.
+    pub(crate) fn touch(&mut self, id: usize) {
+        if self.touched.last() != Some(&id) && !self.touched.contains(&id) {
+            self.touched.push(id);
+        }
+    }
+}

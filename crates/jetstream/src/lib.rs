@@ -1,0 +1,78 @@
+//! JetStream's decisions: streams and their API, over [`ostler_broker_store`]. No sockets, no clock, no
+//! randomness, no threads: the time and a seed come in, what must happen goes out.
+//!
+//! ```
+//! use ostler_jetstream::{Bus, Incoming, JetStream, Options};
+//!
+//! /// Sends nowhere, but counts.
+//! #[derive(Default)]
+//! struct Counter(usize);
+//! impl Bus for Counter {
+//!     fn has_interest(&self, _subject: &[u8]) -> bool { true }
+//!     fn send(&mut self, _to: &[u8], _subject: &[u8], _reply: &[u8], _headers: &[u8], _payload: &[u8]) { self.0 += 1 }
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let (mut jetstream, _recovered) = JetStream::open(Options::new(dir.path()), 0)?;
+//! let mut bus = Counter::default();
+//! let send = |subject: &'static str, payload: &'static str| Incoming {
+//!     subject: subject.as_bytes(), reply: b"inbox", headers: b"", payload: payload.as_bytes(),
+//! };
+//! jetstream.on_message(&send("$JS.API.STREAM.CREATE.ORDERS", r#"{"name":"ORDERS"}"#), 1, &mut bus);
+//! jetstream.on_message(&send("ORDERS", "two of those"), 2, &mut bus);
+//! assert_eq!(bus.0, 0); // nothing is promised yet
+//! for job in jetstream.end_of_batch(&mut bus) {
+//!     let result = job.run(); // on another thread: it waits for the disk
+//!     assert!(jetstream.synced(result, &mut bus).is_none());
+//! }
+//! assert_eq!(bus.0, 2); // the stream is there, the message is on disk
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Theory of operation
+//!
+//! The broker routes the subjects of [`JetStream::route_changes`] here: the API's and those of the streams. It calls
+//! [`JetStream::on_message`] for each message of a read batch and [`JetStream::end_of_batch`] at its end. Storing
+//! changes memory only; the end of the batch is one write per stream. An acknowledgement waits for what the stream
+//! promises ([`DURABILITY_KEY`]): nothing (`async`, and streams in memory), that write (`process`), or a sync that a
+//! [`SyncJob`] does on another thread while the next batches go on (`group`, the default). So do the API's answers to
+//! whatever changes a stream. When the disk refuses, everything since the last write is undone, and everything that
+//! waited for it is refused.
+//!
+//! # Known limits
+//!
+//! Not there yet: consumers, mirrors and sources, subject transforms, atomic and fast batches, counters, message
+//! schedules, snapshots. A configuration that asks for one is refused, naming it. Compression and placement are kept
+//! and have no effect. One account.
+#![forbid(unsafe_code)]
+
+mod acks;
+mod api;
+mod bus;
+mod handle;
+mod headers;
+mod jetstream;
+mod options;
+mod stream;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod time;
+#[cfg(test)]
+mod transcripts;
+
+pub use api::{
+    AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, StreamInfo, StreamState, Strictness,
+};
+pub use bus::{Bus, Incoming};
+pub use jetstream::{JetStream, OpenError, Recovered, RouteChange, SyncJob, SyncResult};
+pub use options::Options;
+pub use ostler_broker_store::{Durability, Finding};
+pub use stream::{
+    Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
+    StreamConfig,
+};
+pub use time::{Time, parse_duration, write_duration};

@@ -1,0 +1,414 @@
+//! One stream: its store, its window of duplicates, the answers that wait for the disk. Publishing, expiry and reading
+//! are in the files below; the API's commands are beside it.
+
+mod config;
+mod dedupe;
+mod expire;
+mod publish;
+mod read;
+
+use std::path::{Path, PathBuf};
+
+use ostler_broker_proto::subject::Filter;
+use ostler_broker_store::{Durability, Erase, Error, Finding, Selection, Store, SyncJob, SyncResult};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use config::is_default;
+pub use config::{
+    Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
+    StreamConfig,
+};
+
+use crate::acks::AckQueue;
+use crate::api::{ApiError, InfoRequest, Purge, StreamInfo, StreamState};
+use crate::bus::Bus;
+use crate::headers::PublishHeaders;
+use crate::options::Context;
+use crate::time::Time;
+use dedupe::Dedupe;
+
+/// The checkpoint that holds a stream's configuration.
+const META: &str = "stream";
+const META_VERSION: u16 = 1;
+/// Subjects in one answer.
+pub(crate) const SUBJECTS_PER_PAGE: usize = 100_000;
+/// Deleted sequences in one answer.
+const DELETED_MAX: usize = 100_000;
+/// Segments of streams that replace messages often.
+const SMALL_SEGMENT: u32 = 4 << 20;
+
+/// What is kept of a stream beside its messages.
+#[derive(Debug, Serialize, Deserialize)]
+struct Meta {
+    config: StreamConfig,
+    created: Time,
+}
+
+/// A stream.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) config: StreamConfig,
+    pub(crate) created: Time,
+    pub(crate) store: Store,
+    durability: Durability,
+    dir: Option<PathBuf>,
+    dedupe: Dedupe,
+    /// The id of the last message, if it had one.
+    last_id: Option<Box<str>>,
+    pub(crate) acks: AckQueue,
+    /// Something waits for the end of the batch.
+    pub(crate) dirty: bool,
+    /// Messages came in since consumers were last served.
+    pub(crate) new_messages: bool,
+    syncing: bool,
+    /// No message below it goes by age.
+    age_cursor: u64,
+    /// When a sequence was last used for a message that nobody wanted.
+    skipped_at: Option<i64>,
+}
+
+impl Stream {
+    /// Creates a stream in an empty place.
+    pub(crate) fn create(config: StreamConfig, now: i64, context: &Context) -> Result<Self, ApiError> {
+        let failed = |error: Error| match disk_refusal(&error) {
+            refusal if refusal.err_code == ApiError::insufficient_storage().err_code => refusal,
+            _ => ApiError::stream_create(error.to_string()),
+        };
+        let options = store_options(&config, context)?;
+        let (store, dir) = match config.storage {
+            Storage::Memory => (Store::memory(options), None),
+            Storage::File => {
+                let dir = context.stream_dir(&config.name);
+                (Store::open(&dir, options).map_err(failed)?, Some(dir))
+            }
+        };
+        let mut stream = Self::with(config, Time::from_nanos(now), store, dir, context)?;
+        let first = stream.config.first_seq;
+        let begin = |stream: &mut Self| {
+            if first > 1 {
+                stream.store.skip(first - 1)?;
+            }
+            stream.save_meta()
+        };
+        match begin(&mut stream) {
+            Ok(()) => Ok(stream),
+            Err(error) => {
+                let refusal = failed(error);
+                // What is left behind would come back as a stream after a restart.
+                let _ = stream.destroy();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Opens a stream that was created before. `None` when the directory holds none that can be named.
+    pub(crate) fn open(dir: &Path, now: i64, context: &Context) -> Result<Opened, Error> {
+        let mut store =
+            Store::open(dir, ostler_broker_store::Options { create: false, ..Default::default() })?;
+        let findings = store.findings().to_vec();
+        let meta = store.checkpoint(META).and_then(|(_, meta)| serde_json::from_slice::<Meta>(meta).ok());
+        let Some(meta) = meta else { return Ok(Opened { stream: None, findings }) };
+        let durability = meta.config.durability(context.durability).unwrap_or(Durability::Group);
+        store.set_durability(durability);
+        let opened = Self::with(meta.config, meta.created, store, Some(dir.to_owned()), context);
+        let mut stream = match opened {
+            Ok(stream) => stream,
+            Err(_) => return Ok(Opened { stream: None, findings }),
+        };
+        stream.refill_window(now);
+        Ok(Opened { stream: Some(stream), findings })
+    }
+
+    fn with(
+        config: StreamConfig,
+        created: Time,
+        store: Store,
+        dir: Option<PathBuf>,
+        context: &Context,
+    ) -> Result<Self, ApiError> {
+        let durability = match config.storage {
+            Storage::Memory => Durability::Async,
+            Storage::File => config.durability(context.durability)?,
+        };
+        Ok(Self {
+            acks: AckQueue::new(&config.name, context.domain.as_deref()),
+            config,
+            created,
+            store,
+            durability,
+            dir,
+            dedupe: Dedupe::default(),
+            last_id: None,
+            dirty: true,
+            new_messages: false,
+            syncing: false,
+            age_cursor: 0,
+            skipped_at: None,
+        })
+    }
+
+    /// Reads the ids of the window back from the messages: it survives a restart because they do.
+    fn refill_window(&mut self, now: i64) {
+        let since = now - self.config.duplicate_window;
+        let Ok(Some(first)) = self.store.first_at(since) else { return };
+        let (dedupe, last_id) = (&mut self.dedupe, &mut self.last_id);
+        // A file that cannot be read leaves the window shorter; the messages in it are reported where they are read.
+        let _ = self.store.scan(&mut Selection::all(), first, |message| {
+            let id = PublishHeaders::read(message.headers).msg_id;
+            if let Some(id) = id {
+                dedupe.insert(id, message.seq, message.time_ns);
+            }
+            *last_id = id.map(Into::into);
+            std::ops::ControlFlow::Continue(())
+        });
+    }
+
+    fn save_meta(&mut self) -> Result<(), Error> {
+        let meta = Meta { config: self.config.clone(), created: self.created };
+        let bytes = serde_json::to_vec(&meta).unwrap_or_default();
+        self.dirty = true;
+        self.store.save_checkpoint(META, META_VERSION, &bytes)
+    }
+
+    /// Gives it another configuration, which is complete and checked.
+    pub(crate) fn update(&mut self, config: StreamConfig, context: &Context) -> Result<(), ApiError> {
+        let durability = match config.storage {
+            Storage::Memory => Durability::Async,
+            Storage::File => config.durability(context.durability)?,
+        };
+        let before = std::mem::replace(&mut self.config, config);
+        if let Err(error) = self.save_meta() {
+            self.config = before;
+            return Err(disk_refusal(&error));
+        }
+        self.durability = durability;
+        self.store.set_durability(durability);
+        self.age_cursor = 0;
+        if self.config.max_msgs_per_subject != before.max_msgs_per_subject {
+            self.enforce_all_subjects();
+        }
+        self.enforce_totals();
+        Ok(())
+    }
+
+    /// Whether answers need not wait for the end of the batch.
+    pub(crate) fn answers_at_once(&self) -> bool {
+        self.durability == Durability::Async
+    }
+
+    /// Says something when everything done so far is as safe as this stream promises.
+    pub(crate) fn answer(
+        &mut self,
+        reply: &[u8],
+        text: &[u8],
+        refused_as: Option<&'static str>,
+        bus: &mut impl Bus,
+    ) {
+        self.dirty = true;
+        self.acks.text(reply, text, refused_as);
+        if self.answers_at_once() {
+            self.acks.release(bus);
+        }
+    }
+
+    /// Writes out what the batch brought, answers what may be answered, and hands out the sync that the rest needs.
+    pub(crate) fn end_of_batch(&mut self, bus: &mut impl Bus) -> Option<SyncJob> {
+        self.dirty = false;
+        if let Err(error) = self.store.write_out() {
+            self.write_failed(&error, bus);
+            return None;
+        }
+        if self.durability != Durability::Group {
+            self.acks.release(bus);
+            return None;
+        }
+        self.next_sync(bus)
+    }
+
+    fn next_sync(&mut self, bus: &mut impl Bus) -> Option<SyncJob> {
+        if self.syncing {
+            return None;
+        }
+        match self.store.sync_ticket() {
+            Ok(Some(job)) => {
+                self.syncing = true;
+                self.acks.cover();
+                Some(job)
+            }
+            // Everything is durable already.
+            Ok(None) => {
+                self.acks.release(bus);
+                None
+            }
+            Err(error) => {
+                self.write_failed(&error, bus);
+                None
+            }
+        }
+    }
+
+    /// A sync for its own sake: what was freed is given back by it.
+    pub(crate) fn idle_sync(&mut self, bus: &mut impl Bus) -> Option<SyncJob> {
+        if self.dir.is_none() || self.store.maintain(8 << 20).is_err() {
+            return None;
+        }
+        self.next_sync(bus)
+    }
+
+    /// Takes note of a sync: answers what it made true, and hands out the next one if something waits.
+    pub(crate) fn synced(&mut self, result: SyncResult, bus: &mut impl Bus) -> Option<SyncJob> {
+        self.syncing = false;
+        match self.store.synced(result) {
+            Ok(_) => self.acks.release_covered(bus),
+            Err(error) => {
+                let reason = disk_refusal(&error);
+                self.acks.refuse(self.store.last_seq(), &reason, true, bus);
+                self.dedupe.forget_above(self.store.last_seq());
+            }
+        }
+        if self.acks.is_empty() { None } else { self.next_sync(bus) }
+    }
+
+    /// The disk refused: everything since the last write is undone, and so are its answers.
+    fn write_failed(&mut self, error: &Error, bus: &mut impl Bus) {
+        let last_seq = self.store.last_seq();
+        self.acks.refuse(last_seq, &disk_refusal(error), false, bus);
+        self.dedupe.forget_above(last_seq);
+        self.age_cursor = 0;
+    }
+
+    /// Whether a consumer would be given a message on this subject.
+    fn is_wanted(&self, _subject: &[u8]) -> bool {
+        false
+    }
+
+    fn last_on_filter(&self, filter: &[u8]) -> Option<u64> {
+        let filter = Filter::parse(filter).ok()?;
+        let mut selection = Selection::new([filter]);
+        self.store.last_per_subject(&mut selection, u64::MAX).last().copied()
+    }
+
+    /// Removes one message because somebody asked for it.
+    pub(crate) fn delete_message(&mut self, seq: u64, erase: bool) -> Result<(), ApiError> {
+        if self.config.sealed {
+            return Err(ApiError::stream_sealed());
+        }
+        if self.config.deny_delete {
+            return Err(ApiError::message_delete("message delete not permitted"));
+        }
+        self.dirty = true;
+        match self.store.remove(seq, if erase { Erase::Yes } else { Erase::No }) {
+            Ok(true) => Ok(()),
+            Ok(false) if (self.store.first_seq()..=self.store.last_seq()).contains(&seq) => {
+                Err(ApiError::sequence_not_found(seq))
+            }
+            Ok(false) => Err(ApiError::message_delete("no message found")),
+            Err(error) => Err(ApiError::message_delete(error.to_string())),
+        }
+    }
+
+    /// Removes what is asked for and says how many.
+    pub(crate) fn purge(&mut self, request: &Purge) -> Result<u64, ApiError> {
+        if self.config.sealed {
+            return Err(ApiError::stream_sealed());
+        }
+        if self.config.deny_purge {
+            return Err(ApiError::purge_failed("stream purge not permitted"));
+        }
+        if request.seq > 0 && request.keep > 0 {
+            return Err(ApiError::bad_request());
+        }
+        let mut selection = match &*request.filter {
+            "" => None,
+            filter => Some(Selection::new([Filter::parse(filter).map_err(|_| ApiError::bad_request())?])),
+        };
+        self.dirty = true;
+        let purge = ostler_broker_store::Purge {
+            selection: selection.as_mut(),
+            before: (request.seq > 0).then_some(request.seq),
+            keep: request.keep,
+        };
+        self.store.purge(purge).map_err(|error| ApiError::purge_failed(error.to_string()))
+    }
+
+    /// What the API shows of it, with the metadata that the server adds.
+    pub(crate) fn info(&mut self, request: &InfoRequest, now: i64, context: &Context) -> StreamInfo {
+        let mut state = self.state();
+        if request.deleted_details {
+            state.deleted = self.store.deleted(DELETED_MAX);
+        }
+        let mut config = self.config.clone();
+        context.add_metadata(&mut config.metadata, self.config.required_level());
+        StreamInfo { config, created: self.created, state, ts: Time::from_nanos(now) }
+    }
+
+    /// The subjects a filter selects, a page of them, and how many there are.
+    pub(crate) fn subjects(&mut self, filter: &str, offset: usize) -> (usize, Vec<(String, u64)>) {
+        let Ok(filter) = Filter::parse(filter) else { return (0, Vec::new()) };
+        let page = self.store.subjects(&mut Selection::new([filter]), offset, SUBJECTS_PER_PAGE);
+        let text = |subject: Box<[u8]>| String::from_utf8_lossy(&subject).into_owned();
+        (page.total, page.items.into_iter().map(|(subject, count)| (text(subject), count)).collect())
+    }
+
+    /// What it holds.
+    pub(crate) fn state(&mut self) -> StreamState {
+        let state = self.store.state();
+        let time = |nanos: Option<i64>| nanos.map_or(Time::NONE, Time::from_nanos);
+        StreamState {
+            messages: state.msgs,
+            bytes: state.bytes,
+            first_seq: if state.last_seq == 0 { 0 } else { state.first_seq },
+            first_ts: time(state.first_time_ns),
+            last_seq: state.last_seq,
+            last_ts: time(state.last_time_ns.max(self.skipped_at)),
+            num_subjects: state.num_subjects,
+            num_deleted: if state.msgs == 0 { 0 } else { state.num_deleted },
+            ..StreamState::default()
+        }
+    }
+
+    /// Forgets the stream and everything in it.
+    pub(crate) fn destroy(self) -> std::io::Result<()> {
+        drop(self.store);
+        let Some(dir) = self.dir else { return Ok(()) };
+        // The name goes first, in one step: half a stream must not come back after a crash.
+        let grave = dir.with_file_name(format!("{DELETED_PREFIX}{}", self.created.nanos().unwrap_or(0)));
+        match std::fs::rename(&dir, &grave) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        // What is left of it is removed when the server starts again.
+        let _ = std::fs::remove_dir_all(&grave);
+        Ok(())
+    }
+}
+
+/// Directories of deleted streams begin with this; no stream can be called so.
+pub(crate) const DELETED_PREFIX: &str = ".deleted-";
+
+/// What was found in a directory.
+pub(crate) struct Opened {
+    pub(crate) stream: Option<Stream>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// A disk error in the API's words.
+pub(crate) fn disk_refusal(error: &Error) -> ApiError {
+    match error {
+        Error::NoSpace { .. } => ApiError::insufficient_storage(),
+        Error::NotDurable { source, .. } => disk_refusal(source),
+        other => ApiError::store_failed(other.to_string()),
+    }
+}
+
+fn store_options(config: &StreamConfig, context: &Context) -> Result<ostler_broker_store::Options, ApiError> {
+    let default = ostler_broker_store::Options::default();
+    let replaces = (1..=100).contains(&config.max_msgs_per_subject);
+    Ok(ostler_broker_store::Options {
+        segment_bytes: if replaces { SMALL_SEGMENT } else { default.segment_bytes },
+        durability: config.durability(context.durability)?,
+        salt: context.salt(),
+        create: true,
+    })
+}

@@ -1,0 +1,365 @@
+//! Storing a message: the checks, in the order in which nats-server makes them (the first that fails is what the
+//! publisher hears), the store, and the limits.
+
+use ostler_broker_proto::subject;
+use ostler_broker_store::{Erase, Error, NewMessage};
+
+use super::config::{Discard, Retention, tail_mapping};
+use super::{Stream, disk_refusal};
+use crate::api::ApiError;
+use crate::bus::{Bus, Incoming, publish};
+use crate::headers::{PublishHeaders, Ttl, append};
+use crate::time::Time;
+
+/// The largest header block.
+const HEADERS_MAX: usize = 64 << 10;
+/// What nats-server counts for a message in a file beside its bytes.
+const FILE_OVERHEAD: usize = 30;
+const MEMORY_OVERHEAD: usize = 16;
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Stored(u64),
+    Duplicate(u64),
+}
+
+/// Why it was not stored.
+enum Refusal {
+    Request(ApiError),
+    Disk(Error),
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        Self::Request(error)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rollup {
+    None,
+    Subject,
+    All,
+}
+
+impl Stream {
+    /// Stores a message or says why not; the answer comes when it is true.
+    pub(crate) fn publish(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+        let asked = PublishHeaders::read(message.headers);
+        let last_on_subject = match &self.config.republish {
+            Some(_) => self.store.last_on(message.subject, u64::MAX).unwrap_or(0),
+            None => 0,
+        };
+        match self.store_checked(message, &asked, now) {
+            Ok(Outcome::Stored(seq)) => {
+                self.new_messages = true;
+                self.republish(message, seq, last_on_subject, now, bus);
+                self.acknowledge(message.reply, seq, false, bus);
+            }
+            Ok(Outcome::Duplicate(seq)) => self.acknowledge(message.reply, seq, true, bus),
+            Err(Refusal::Request(error)) => self.refuse(message.reply, &error, bus),
+            Err(Refusal::Disk(error)) => {
+                self.write_failed(&error, bus);
+                self.refuse(message.reply, &disk_refusal(&error), bus);
+            }
+        }
+    }
+
+    fn acknowledge(&mut self, reply: &[u8], seq: u64, duplicate: bool, bus: &mut impl Bus) {
+        self.dirty = true;
+        if self.config.no_ack || reply.is_empty() {
+            return;
+        }
+        self.acks.stored(reply, seq, duplicate);
+        if self.answers_at_once() {
+            self.acks.release(bus);
+        }
+    }
+
+    fn refuse(&mut self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
+        if !self.config.no_ack {
+            self.acks.refuse_one(reply, error, bus);
+        }
+    }
+
+    fn store_checked(
+        &mut self,
+        message: &Incoming<'_>,
+        asked: &PublishHeaders<'_>,
+        now: i64,
+    ) -> Result<Outcome, Refusal> {
+        if self.config.sealed {
+            return Err(ApiError::stream_sealed().into());
+        }
+        self.check_features(asked)?;
+        if asked.expected_stream.is_some_and(|stream| stream != self.config.name.as_bytes()) {
+            return Err(ApiError::expected_stream().into());
+        }
+        let ttl = self.ttl(asked)?;
+        self.check_expected(message.subject, asked)?;
+        if asked.schedule {
+            return Err(ApiError::schedules_disabled().into());
+        }
+        if let Some(id) = asked.msg_id {
+            self.dedupe.forget_before(now - self.config.duplicate_window);
+            if let Some(seq) = self.dedupe.find(id) {
+                return Ok(Outcome::Duplicate(seq));
+            }
+        }
+        if let Some(id) = asked.expected_last_id {
+            let last = self.last_id.as_deref().unwrap_or("");
+            if last != id {
+                return Err(ApiError::wrong_last_id(last).into());
+            }
+        }
+        let rollup = self.rollup(asked)?;
+        self.check_size(message)?;
+        if self.config.retention == Retention::Interest && !self.is_wanted(message.subject) {
+            return self.skip(asked, now);
+        }
+        let subject_is_full = self.check_limits(message, rollup)?;
+        let stored = NewMessage {
+            subject: message.subject,
+            headers: message.headers,
+            payload: message.payload,
+            time_ns: now,
+            expires_ns: match ttl {
+                Some(Ttl::After(nanos)) => Some(now.saturating_add(nanos)),
+                _ => None,
+            },
+        };
+        let seq = match self.store.append(&stored) {
+            Ok(seq) => seq,
+            Err(error) if error.is_disk() => return Err(Refusal::Disk(error)),
+            Err(error) => return Err(ApiError::store_failed(error.to_string()).into()),
+        };
+        self.remember(asked, seq, now);
+        match rollup {
+            Rollup::None => {}
+            Rollup::Subject => self.drop_subject_before(message.subject, seq),
+            Rollup::All => self.drop_all_before(seq),
+        }
+        if subject_is_full {
+            self.enforce_subject(message.subject);
+        }
+        self.enforce_totals();
+        Ok(Outcome::Stored(seq))
+    }
+
+    fn check_features(&self, asked: &PublishHeaders<'_>) -> Result<(), ApiError> {
+        if asked.batch {
+            return Err(ApiError::atomic_disabled());
+        }
+        if asked.fast_batch {
+            return Err(ApiError::batch_disabled());
+        }
+        if asked.counter {
+            return Err(ApiError::counters_disabled());
+        }
+        Ok(())
+    }
+
+    fn ttl(&self, asked: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
+        let Some(value) = asked.ttl else { return Ok(None) };
+        if !self.config.allow_msg_ttl {
+            return Err(ApiError::ttl_disabled());
+        }
+        Ok(Some(match Ttl::parse(value)? {
+            // A message that goes before its marker could not be told from one that never was.
+            Ttl::After(nanos) => Ttl::After(nanos.max(self.config.subject_delete_marker_ttl)),
+            Ttl::Never => Ttl::Never,
+        }))
+    }
+
+    fn check_expected(&self, subject: &[u8], asked: &PublishHeaders<'_>) -> Result<(), ApiError> {
+        match asked.expected_subject_seq {
+            Some(expected) => {
+                let subject = asked.expected_subject.unwrap_or(subject);
+                let last = if subject::has_wildcard(subject) {
+                    self.last_on_filter(subject)
+                } else {
+                    self.store.last_on(subject, u64::MAX)
+                };
+                let last = last.unwrap_or(0);
+                if last != expected {
+                    return Err(ApiError::wrong_last_sequence(last));
+                }
+            }
+            None if asked.expected_subject.is_some() => return Err(ApiError::missing_expected_sequence()),
+            None => {}
+        }
+        if asked.expected_last_seq.is_some_and(|expected| expected != self.store.last_seq()) {
+            return Err(ApiError::wrong_last_sequence(self.store.last_seq()));
+        }
+        Ok(())
+    }
+
+    fn rollup(&self, asked: &PublishHeaders<'_>) -> Result<Rollup, ApiError> {
+        let Some(value) = asked.rollup else { return Ok(Rollup::None) };
+        if !self.config.allow_rollup_hdrs || self.config.deny_purge {
+            return Err(ApiError::rollup_failed("rollup not permitted"));
+        }
+        match value {
+            b"sub" => Ok(Rollup::Subject),
+            b"all" => Ok(Rollup::All),
+            _ => {
+                let value = String::from_utf8_lossy(value);
+                Err(ApiError::rollup_failed(format!("rollup value invalid: {value:?}")))
+            }
+        }
+    }
+
+    fn check_size(&self, message: &Incoming<'_>) -> Result<(), ApiError> {
+        let size = message.headers.len() + message.payload.len();
+        if self.config.max_msg_size >= 0 && size as u64 > self.config.max_msg_size as u64 {
+            return Err(ApiError::message_too_large());
+        }
+        if message.headers.len() >= HEADERS_MAX {
+            return Err(ApiError::header_too_large());
+        }
+        Ok(())
+    }
+
+    /// Checks what refuses a new message, and says whether its subject has as many as it may.
+    fn check_limits(&self, message: &Incoming<'_>, rollup: Rollup) -> Result<bool, ApiError> {
+        let config = &self.config;
+        let on_subject = || self.store.first_on(message.subject);
+        let full = match u64::try_from(config.max_msgs_per_subject) {
+            Ok(max) => on_subject().filter(|&(_, count)| count >= max),
+            Err(_) => None,
+        };
+        let size = self.counted(message);
+        if let Some(max) = limit(config.max_bytes)
+            && size > max
+            && config.discard == Discard::New
+        {
+            return Err(ApiError::store_failed("maximum bytes exceeded"));
+        }
+        if config.discard == Discard::Old {
+            return Ok(full.is_some());
+        }
+        if full.is_some() && config.discard_new_per_subject && rollup == Rollup::None {
+            return Err(ApiError::store_failed("maximum messages per subject exceeded"));
+        }
+        // What goes anyway makes room: the oldest of a full subject, and whatever is rolled up.
+        let makes_room = full.is_some() || rollup != Rollup::None;
+        if limit(config.max_msgs).is_some_and(|max| self.store.msgs() >= max) && !makes_room {
+            return Err(ApiError::store_failed("maximum messages exceeded"));
+        }
+        if limit(config.max_bytes).is_some_and(|max| self.store.bytes() + size > max) && !makes_room {
+            return Err(ApiError::store_failed("maximum bytes exceeded"));
+        }
+        Ok(full.is_some())
+    }
+
+    fn counted(&self, message: &Incoming<'_>) -> u64 {
+        let bytes = message.subject.len() + message.headers.len() + message.payload.len();
+        let extra = match (self.store.is_file(), message.headers.is_empty()) {
+            (true, true) => FILE_OVERHEAD,
+            (true, false) => FILE_OVERHEAD + 4,
+            (false, _) => MEMORY_OVERHEAD,
+        };
+        (bytes + extra) as u64
+    }
+
+    /// Nobody wants it: it takes a number and is gone.
+    fn skip(&mut self, asked: &PublishHeaders<'_>, now: i64) -> Result<Outcome, Refusal> {
+        let seq = self.store.last_seq() + 1;
+        self.store.skip(seq).map_err(Refusal::Disk)?;
+        self.skipped_at = Some(now);
+        self.remember(asked, seq, now);
+        Ok(Outcome::Stored(seq))
+    }
+
+    fn remember(&mut self, asked: &PublishHeaders<'_>, seq: u64, now: i64) {
+        if let Some(id) = asked.msg_id {
+            self.dedupe.insert(id, seq, now);
+        }
+        if asked.msg_id.is_some() || self.last_id.is_some() {
+            self.last_id = asked.msg_id.map(Into::into);
+        }
+    }
+
+    /// Removes a message that a limit or a rule takes.
+    pub(crate) fn drop_message(&mut self, seq: u64) -> bool {
+        self.dirty = true;
+        // Removing reads nothing, so nothing can fail before the write.
+        self.store.remove(seq, Erase::No).unwrap_or(false)
+    }
+
+    fn drop_subject_before(&mut self, subject: &[u8], seq: u64) {
+        while let Some((first, _)) = self.store.first_on(subject).filter(|&(first, _)| first < seq) {
+            if !self.drop_message(first) {
+                break;
+            }
+        }
+    }
+
+    fn drop_all_before(&mut self, seq: u64) {
+        while self.store.first_seq() < seq && self.drop_message(self.store.first_seq()) {}
+    }
+
+    fn enforce_subject(&mut self, subject: &[u8]) {
+        let Some(max) = limit(self.config.max_msgs_per_subject) else { return };
+        while let Some((first, _)) = self.store.first_on(subject).filter(|&(_, count)| count > max) {
+            if !self.drop_message(first) {
+                break;
+            }
+        }
+    }
+
+    /// Makes count and bytes fit again.
+    pub(crate) fn enforce_totals(&mut self) {
+        let (max_msgs, max_bytes) = (limit(self.config.max_msgs), limit(self.config.max_bytes));
+        if max_msgs.is_none() && max_bytes.is_none() {
+            return;
+        }
+        while self.store.msgs() > 0
+            && (max_msgs.is_some_and(|max| self.store.msgs() > max)
+                || max_bytes.is_some_and(|max| self.store.bytes() > max))
+            && self.drop_message(self.store.first_seq())
+        {}
+    }
+
+    /// Makes every subject fit again, after the limit changed.
+    pub(crate) fn enforce_all_subjects(&mut self) {
+        let Some(max) = limit(self.config.max_msgs_per_subject) else { return };
+        let mut all = ostler_broker_store::Selection::all();
+        let page = self.store.subjects(&mut all, 0, usize::MAX);
+        for (subject, count) in page.items {
+            if count > max {
+                self.enforce_subject(&subject);
+            }
+        }
+    }
+
+    fn republish(&self, message: &Incoming<'_>, seq: u64, last: u64, now: i64, bus: &mut impl Bus) {
+        let Some(republish) = &self.config.republish else { return };
+        let src = if republish.src.is_empty() { ">" } else { &republish.src };
+        if !subject::matches(src.as_bytes(), message.subject) {
+            return;
+        }
+        let Some((from, to)) = tail_mapping(src, &republish.dest) else { return };
+        let rest = if republish.dest.ends_with('>') { &message.subject[from.len()..] } else { b"" };
+        let dest = [to.as_bytes(), rest].concat();
+        let mut headers = message.headers.to_vec();
+        append(&mut headers, "Nats-Stream", &self.config.name);
+        append(&mut headers, "Nats-Subject", String::from_utf8_lossy(message.subject));
+        append(&mut headers, "Nats-Sequence", seq);
+        append(&mut headers, "Nats-Time-Stamp", Time::from_nanos(now));
+        append(&mut headers, "Nats-Last-Sequence", last);
+        let payload = if republish.headers_only {
+            append(&mut headers, "Nats-Msg-Size", message.payload.len());
+            b""
+        } else {
+            message.payload
+        };
+        publish(bus, &dest, &headers, payload);
+    }
+}
+
+/// A limit that is one.
+pub(crate) fn limit(value: i64) -> Option<u64> {
+    u64::try_from(value).ok().filter(|value| *value > 0)
+}

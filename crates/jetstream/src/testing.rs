@@ -1,0 +1,139 @@
+//! A bus for tests: it notes what is sent and lets the test say who listens.
+
+use serde_json::Value;
+
+use crate::bus::{Bus, Incoming};
+use crate::jetstream::{JetStream, Recovered};
+use crate::options::Options;
+use crate::time::SECOND;
+
+/// A message that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) to: String,
+    pub(crate) subject: String,
+    pub(crate) reply: String,
+    pub(crate) headers: String,
+    pub(crate) payload: String,
+}
+
+/// Notes everything; everybody listens unless named.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    pub(crate) sent: Vec<Sent>,
+    pub(crate) deaf: std::collections::HashSet<String>,
+}
+
+impl Recorder {
+    /// Where messages went and what was in them, since the last call.
+    pub(crate) fn take_text(&mut self) -> Vec<(String, String)> {
+        self.take().into_iter().map(|sent| (sent.to, sent.payload)).collect()
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Sent> {
+        std::mem::take(&mut self.sent)
+    }
+}
+
+impl Bus for Recorder {
+    fn has_interest(&self, subject: &[u8]) -> bool {
+        !self.deaf.contains(&*String::from_utf8_lossy(subject))
+    }
+
+    fn send(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        self.sent.push(Sent {
+            to: text(to),
+            subject: text(subject),
+            reply: text(reply),
+            headers: text(headers).replace("\r\n", "|"),
+            payload: text(payload),
+        });
+    }
+}
+
+/// A JetStream in a directory of its own with a clock that the test moves.
+pub(crate) struct Rig {
+    pub(crate) jetstream: Option<JetStream>,
+    pub(crate) bus: Recorder,
+    pub(crate) now: i64,
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let now = 1_795_224_779 * SECOND;
+        let mut rig = Self { jetstream: None, bus: Recorder::default(), now, dir };
+        rig.restart();
+        rig
+    }
+
+    /// As after a crash: what was not written out is gone.
+    pub(crate) fn restart(&mut self) -> Vec<Recovered> {
+        self.jetstream = None;
+        let (jetstream, recovered) = JetStream::open(Options::new(self.dir.path()), self.now).unwrap();
+        self.jetstream = Some(jetstream);
+        recovered
+    }
+
+    pub(crate) fn jetstream(&mut self) -> &mut JetStream {
+        self.jetstream.as_mut().unwrap()
+    }
+
+    /// A batch of one message, synced.
+    pub(crate) fn send(&mut self, message: &Incoming<'_>) {
+        self.now += 1_000;
+        let Self { jetstream, bus, now, .. } = &mut *self;
+        jetstream.as_mut().unwrap().on_message(message, *now, bus);
+        self.settle();
+    }
+
+    /// Ends the batch and does every sync.
+    pub(crate) fn settle(&mut self) {
+        let Self { jetstream, bus, .. } = self;
+        let jetstream = jetstream.as_mut().unwrap();
+        let mut jobs = jetstream.end_of_batch(bus);
+        while let Some(job) = jobs.pop() {
+            let result = job.run();
+            jobs.extend(jetstream.synced(result, bus));
+        }
+    }
+
+    /// Sends a message and says what was answered.
+    pub(crate) fn ask(&mut self, subject: &str, payload: &str) -> Vec<Sent> {
+        self.ask_with(subject, "", payload)
+    }
+
+    pub(crate) fn ask_with(&mut self, subject: &str, headers: &str, payload: &str) -> Vec<Sent> {
+        let headers =
+            if headers.is_empty() { String::new() } else { format!("NATS/1.0\r\n{headers}\r\n\r\n") };
+        self.send(&Incoming {
+            subject: subject.as_bytes(),
+            reply: b"_I",
+            headers: headers.as_bytes(),
+            payload: payload.as_bytes(),
+        });
+        self.bus.take()
+    }
+
+    /// The one answer to a request, as JSON; a refusal is the test's failure.
+    pub(crate) fn api(&mut self, subject: &str, payload: &str) -> Value {
+        let answers = self.ask(&format!("$JS.API.{subject}"), payload);
+        let answer = answers.iter().find(|sent| sent.to == "_I").expect("an answer");
+        let answer: Value = serde_json::from_str(&answer.payload).unwrap();
+        assert!(answer.get("error").is_none(), "{subject} {payload}: {answer}");
+        answer
+    }
+
+    /// Lets time pass, and what is due happen.
+    pub(crate) fn pass(&mut self, nanos: i64) {
+        self.now += nanos;
+        let Self { jetstream, bus, now, .. } = &mut *self;
+        for job in jetstream.as_mut().unwrap().on_tick(*now, bus) {
+            let result = job.run();
+            let _ = jetstream.as_mut().unwrap().synced(result, bus).map(crate::jetstream::SyncJob::run);
+        }
+        self.settle();
+    }
+}
