@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("supervise", &[]),
     ("broker", &["broker-proto"]),
     ("broker-store", &["broker-proto"]),
+    ("jetstream", &["broker-proto", "broker-store"]),
     ("client", &["wire"]),
     ("store", &["wire"]),
     ("agents", &["wire"]),
@@ -44,7 +45,7 @@ const DOORS: &[(&str, &[&str], &[&str], &str)] = &[
 ];
 
 /// Crates whose decisions must replay in a test: no runtime, no clock, no randomness, no socket.
-const PURE: &[&str] = &["broker-proto", "queue", "agents", "wire"];
+const PURE: &[&str] = &["broker-proto", "jetstream", "queue", "agents", "wire"];
 const IMPURE: &[&str] =
     &["tokio", "tokio-util", "async-nats", "socket2", "mio", "rand", "fastrand", "getrandom", "rusqlite"];
 
