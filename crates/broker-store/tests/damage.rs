@@ -95,7 +95,11 @@ fn places(len: usize) -> Vec<usize> {
     (0..400).chain((400..len - 400).step_by(1009)).chain(len - 400..len).collect()
 }
 
-fn each(durability: Durability, ended: EndedBy, mut damage: impl FnMut(&PathBuf, &[u8], &mut dyn FnMut(Option<Vec<u8>>, String))) {
+fn each(
+    durability: Durability,
+    ended: EndedBy,
+    mut damage: impl FnMut(&PathBuf, &[u8], &mut dyn FnMut(Option<Vec<u8>>, String)),
+) {
     let (disk, stored) = stream(durability, ended);
     let whole = check(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
     assert!(whole.findings.is_empty(), "{whole}");
@@ -178,7 +182,8 @@ fn damage_that_appears_while_it_is_open_is_found_by_the_reader() {
     let mut changed = content.clone();
     changed[64 + 27] ^= 1;
     let copy = disk.after(Crash::KeepAll);
-    let mut store = Store::open_on(Arc::new(copy.clone()), Path::new(DIR), options(Durability::Group)).unwrap();
+    let mut store =
+        Store::open_on(Arc::new(copy.clone()), Path::new(DIR), options(Durability::Group)).unwrap();
     copy.put(path, Some(changed));
     assert!(matches!(store.get(1), Err(Error::Damaged { seq: 1, .. })));
     assert!(matches!(store.get(1), Err(Error::Damaged { seq: 1, .. })), "and again");

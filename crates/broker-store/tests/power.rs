@@ -35,7 +35,9 @@ struct Known {
 fn work(disk: &SimulatedDisk, seed: u64, rounds: usize) -> Known {
     let mut known = Known::default();
     let mut random = fastrand::Rng::with_seed(seed);
-    let Ok(mut store) = Store::open_on(Arc::new(disk.clone()), Path::new(DIR), options()) else { return known };
+    let Ok(mut store) = Store::open_on(Arc::new(disk.clone()), Path::new(DIR), options()) else {
+        return known;
+    };
     let _ = run(&mut store, &mut known, &mut random, rounds);
     known
 }
@@ -109,11 +111,15 @@ fn verify(disk: &SimulatedDisk, known: &Known, context: &str) {
     for (seq, payload) in &known.acknowledged {
         match store.get(*seq) {
             Ok(Some(message)) => assert!(message.payload == payload, "{context}: {seq} is another"),
-            other => panic!("{context}: acknowledged {seq} is {other:?}"),
+            other => {
+                let other = format!("{other:?}");
+                panic!("{context}: acknowledged {seq} is {other}; {:#?}", store.findings())
+            }
         }
     }
     for seq in &known.gone {
-        assert!(store.get(*seq).unwrap().is_none(), "{context}: removed {seq} is back");
+        let back = store.get(*seq).unwrap().is_some();
+        assert!(!back, "{context}: removed {seq} is back; {:#?}", store.findings());
     }
     let mut last = 0;
     let given = &known.given;

@@ -59,7 +59,9 @@ impl Store {
         if changed {
             // Both copies of each are good again.
             for name in self.checkpoints() {
-                if let Some((version, value)) = self.checkpoint(&name).map(|(version, value)| (version, value.to_vec())) {
+                if let Some((version, value)) =
+                    self.checkpoint(&name).map(|(version, value)| (version, value.to_vec()))
+                {
                     self.save_checkpoint(&name, version, &value)?;
                 }
             }

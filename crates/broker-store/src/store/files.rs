@@ -49,7 +49,10 @@ pub(super) struct Files {
     pub(super) synced_at: Point,
     pub(super) synced_seq: u64,
     /// The highest `synced` that a record of the open segment says.
-    committed: u32,
+    pub(super) committed: u32,
+    /// How far each segment is proven durable by what is durable itself: only there may bytes be overwritten. Torn
+    /// ones elsewhere would pass for the end of the log.
+    pub(super) proven: BTreeMap<u32, u32>,
     window: Window,
     mark: Option<Arc<dyn DiskFile>>,
     pub(super) mark_generation: u64,
@@ -129,6 +132,7 @@ impl Files {
             synced_at: Point::default(),
             synced_seq: 0,
             committed: 0,
+            proven: BTreeMap::new(),
             window: Window::default(),
             mark: None,
             mark_generation: 0,
@@ -334,12 +338,13 @@ impl Files {
         }
     }
 
-    /// Lets go of a segment's file: it may go once the manifest does not name it.
+    /// Lets go of a segment's file: it may go once the manifest does not name it. Until then it is what counts, so it
+    /// is synced like the others.
     pub(super) fn discard(&mut self, id: u32) {
         self.garbage.push(segment_name(id));
         self.listing_changed = true;
-        self.dirty.remove(&id);
         self.erasures.retain(|erasure| erasure.segment != id);
+        self.proven.remove(&id);
         self.forget_window(id);
     }
 

@@ -270,11 +270,20 @@ impl Store {
             Some(flight) => flight.ticket - 1,
             None => files.tickets,
         };
-        let group = self.options.durability == super::Durability::Group;
         let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut files.erasures)
             .into_iter()
-            .partition(|erasure| erasure.after <= finished || !group);
+            .partition(|erasure| {
+                let proven = files.proven.get(&erasure.segment).copied().unwrap_or(0);
+                erasure.after <= finished && erasure.offset.saturating_add(erasure.len) <= proven
+            });
         files.erasures = waiting;
+        // What is waiting for proof gets it, also when nothing else is written.
+        if !files.erasures.is_empty()
+            && files.has_news()
+            && let Some(active) = self.segments.last_mut()
+        {
+            files.put(active, &Record::Commit);
+        }
         for erasure in due {
             let Some(segment) = self.segments.iter_mut().find(|segment| segment.id == erasure.segment) else {
                 continue;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{Files, MARK, read_file, segment_name};
-use super::sync::Point;
 use super::recover::{Evidence, Planned, Recovery};
+use super::sync::Point;
 use super::{Options, Store};
 use crate::disk::{Disk, RealDisk};
 use crate::error::Error;
@@ -76,7 +76,7 @@ impl Store {
         files.load_checkpoints(&found.names, &listed, &mut store.findings)?;
         files.manifest_generation = found.generation;
         files.next_id = found.next_id();
-        files.listing_changed |= found.doubt;
+        files.listing_changed |= found.rewrite_manifest;
         store.files = Some(files);
         let (plan, leftovers) = found.plan();
         for name in &leftovers {
@@ -140,6 +140,10 @@ impl Store {
                 files.synced_at = Point { segment: active.id, offset: active.len, fold: active.fold };
             }
         }
+        let listed = found.manifest.iter().flat_map(|manifest| &manifest.segments);
+        if !found.doubt {
+            files.proven = listed.filter(|listed| listed.closed).map(|listed| (listed.id, u32::MAX)).collect();
+        }
         files.synced_seq = self.last_seq;
         // No removal that was read is taken back, and nothing of it is written again.
         self.keep();
@@ -185,8 +189,10 @@ struct Found {
     manifest: Option<Manifest>,
     /// The generation to go on from.
     generation: u64,
-    /// The manifest may not be the latest.
+    /// The manifest cannot be relied on: there is none, or an old one that lists what is gone.
     doubt: bool,
+    /// One of the two cannot be read.
+    rewrite_manifest: bool,
     mark: Option<Mark>,
     findings: Vec<Finding>,
 }
@@ -199,6 +205,7 @@ impl Found {
             manifest: None,
             generation: 0,
             doubt: false,
+            rewrite_manifest: false,
             mark: None,
             findings: Vec::new(),
         };
@@ -277,11 +284,13 @@ impl Found {
                 }
             }
         }
-        // The damaged one is written next: its slot is that of the next generation.
-        if self.doubt && usable {
-            let good = self.manifest.as_ref().map_or(0, |manifest| manifest.generation);
-            self.generation = good;
-        }
+        // The one that cannot be read was being written, or it is the later one and was damaged. As long as everything
+        // the other lists is there, that does not matter: what it lists is whole, and what was appended since is found.
+        let complete = self.manifest.as_ref().is_some_and(|manifest| {
+            manifest.segments.iter().all(|listed| self.segments.iter().any(|(id, _)| *id == listed.id))
+        });
+        self.rewrite_manifest = self.doubt;
+        self.doubt &= !complete;
         Ok(())
     }
 
@@ -296,13 +305,11 @@ impl Found {
         if missing || !damaged.is_empty() {
             let reason =
                 if missing { "it is missing".to_owned() } else { "a part cannot be read".to_owned() };
-            self.findings.push(Finding::new(
-                Severity::Warning,
-                "mark",
-                MARK,
-                reason,
-                "it is written anew; until then an end cut short may pass for an end",
-            ));
+            let (severity, remedy) = match mark {
+                None => (Severity::Warning, "it is written anew; until then an end cut short may pass for an end"),
+                Some(_) => (Severity::Info, "a power cut leaves it so; nothing needs to be done"),
+            };
+            self.findings.push(Finding::new(severity, "mark", MARK, reason, remedy));
         }
         Ok(())
     }

@@ -93,8 +93,8 @@ pub(super) struct Recovery<'a> {
     doubt: bool,
     /// Sequences that may be lost, and where.
     suspects: Vec<(u64, u64, String)>,
-    /// Records that cannot be read, and the finding about each.
-    unreadable: Vec<(Erasure, usize)>,
+    /// Records that cannot be read, with the finding and the suspicion about each.
+    unreadable: Vec<(Erasure, usize, usize)>,
     /// How many such places a segment has.
     holes: BTreeMap<u32, usize>,
     removed: Vec<(u64, u64)>,
@@ -520,12 +520,14 @@ impl<'a> Recovery<'a> {
         // What is lost is known when the next message, or the end, is.
         self.suspects.push((self.store.last_seq + 1, u64::MAX, place.clone()));
         // An erasure writes the same length and sequence again, so they can be read in the middle of it.
-        let seq = bytes.get(offset + 7..).and_then(|rest| rest.first_chunk().copied()).map(u64::from_le_bytes);
+        let seq =
+            bytes.get(offset + 7..).and_then(|rest| rest.first_chunk().copied()).map(u64::from_le_bytes);
         if let (Some(seq), Some(next)) = (seq, next) {
             let (offset, len) = (offset as u32, (next - offset) as u32);
             self.store.segments[at].fold.add(len);
             let finding = self.store.findings.len();
-            self.unreadable.push((Erasure { seq, segment: id, offset, len, after: 0 }, finding));
+            let erasure = Erasure { seq, segment: id, offset, len, after: 0 };
+            self.unreadable.push((erasure, finding, self.suspects.len() - 1));
         }
         let reason = match next {
             Some(next) => format!("{} bytes are not what was written", next - offset),
@@ -593,10 +595,12 @@ impl<'a> Recovery<'a> {
 
     /// Bytes that cannot be read because they were being overwritten are no damage: the message was removed before.
     fn excuse_erasures(&mut self) {
-        for (erasure, finding) in std::mem::take(&mut self.unreadable) {
+        for (erasure, finding, suspect) in std::mem::take(&mut self.unreadable) {
             let asked = self.erased.iter().any(|&(first, last)| (first..=last).contains(&erasure.seq));
             let segment = self.store.segments.iter_mut().find(|segment| segment.id == erasure.segment);
-            let (true, Some(segment), Some(files)) = (asked, segment, &mut self.store.files) else { continue };
+            let (true, Some(segment), Some(files)) = (asked, segment, &mut self.store.files) else {
+                continue;
+            };
             let finding = &mut self.store.findings[finding];
             finding.severity = Severity::Info;
             finding.object = format!("message {}, which was removed", erasure.seq);
@@ -604,6 +608,8 @@ impl<'a> Recovery<'a> {
             finding.remedy = "it is erased again; nothing needs to be done".to_owned();
             segment.physical += 1;
             files.erasures.push(erasure);
+            // An empty range: nothing else was there.
+            self.suspects[suspect] = (1, 0, String::new());
             if let Some(holes) = self.holes.get_mut(&erasure.segment) {
                 *holes -= 1;
                 segment.damaged = *holes > 0;
@@ -683,8 +689,9 @@ impl Store {
 /// power leaves the lengths. Otherwise every offset is tried.
 pub(super) fn resync(bytes: &[u8], salt: u64, id: u32, from: usize, last_seq: u64) -> Option<usize> {
     const HOPS: usize = 64;
-    let decodes =
-        |at: usize| bytes.get(at..).is_some_and(|rest| record::decode(rest, seed(salt, id, at as u32)).is_some());
+    let decodes = |at: usize| {
+        bytes.get(at..).is_some_and(|rest| record::decode(rest, seed(salt, id, at as u32)).is_some())
+    };
     let hop = |at: usize| {
         let len = u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?) as usize;
         (len >= record::MIN).then(|| at.saturating_add(len)).filter(|&next| next <= bytes.len())

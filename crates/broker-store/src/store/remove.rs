@@ -14,7 +14,8 @@ const RANGES_PER_RECORD: usize = 1 << 15;
 /// What becomes of a removed message's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Erase {
-    /// They are overwritten: in memory at once, on disk by the first [`Store::maintain`] after the removal is durable.
+    /// They are overwritten: in memory at once, on disk by [`Store::maintain`] once it is durable that they were removed
+    /// and durable themselves: after one or two more syncs.
     Yes,
     /// They stay until their segment is rewritten.
     No,

@@ -33,6 +33,8 @@ pub struct SyncJob {
     manifest_generation: u64,
     garbage: Vec<String>,
     checkpoints: Vec<(String, u64)>,
+    /// What is proven when this is done; see `Files::proven`.
+    proven: Vec<(u32, u32)>,
     point: Point,
     seq: u64,
 }
@@ -62,9 +64,16 @@ pub struct SyncResult {
     manifest: Result<(), Error>,
     manifest_generation: Option<u64>,
     checkpoints: Vec<(String, u64)>,
+    proven: Vec<(u32, u32)>,
 }
 
 impl SyncJob {
+    /// The number of this ticket, counted from 1 since the store was opened: what was done before it was taken is
+    /// durable when its result is.
+    pub fn ticket(&self) -> u64 {
+        self.ticket
+    }
+
     /// Does the work: one `fdatasync` for each file that was written to, usually one. Blocks as long as the disk
     /// takes.
     pub fn run(self) -> SyncResult {
@@ -88,6 +97,7 @@ impl SyncJob {
             manifest,
             manifest_generation: written.then_some(self.manifest_generation),
             checkpoints: self.checkpoints,
+            proven: self.proven,
         }
     }
 
@@ -110,6 +120,13 @@ impl SyncJob {
             file.sync_data()
         };
         write().map_err(|error| Error::io("write", &path, error))
+    }
+}
+
+impl SyncResult {
+    /// The number of the ticket it answers.
+    pub fn ticket(&self) -> u64 {
+        self.ticket
     }
 }
 
@@ -210,6 +227,9 @@ impl Store {
             synced.extend(files.checkpoint_files(name));
         }
         files.listing_changed = false;
+        let closed = manifest.segments.iter().filter(|segment| segment.closed);
+        let mut proven: Vec<(u32, u32)> = closed.map(|segment| (segment.id, u32::MAX)).collect();
+        proven.push((files.active_id, files.committed));
         let generation = files.manifest_generation + 1;
         Ok(Some(SyncJob {
             ticket: files.tickets,
@@ -221,6 +241,7 @@ impl Store {
             manifest_generation: generation,
             garbage: if listing { std::mem::take(&mut files.garbage) } else { Vec::new() },
             checkpoints,
+            proven,
             point: Point { segment: files.active_id, offset: files.written, fold: files.written_fold },
             seq: last_seq,
         }))
@@ -237,7 +258,7 @@ impl Store {
     pub fn synced(&mut self, result: SyncResult) -> Result<u64, Error> {
         let Some(files) = &mut self.files else { return Ok(0) };
         let flight = files.in_flight.take().map(|flight| flight.segments).unwrap_or_default();
-        let SyncResult { point, seq, data, manifest, manifest_generation, checkpoints, .. } = result;
+        let SyncResult { point, seq, data, manifest, manifest_generation, checkpoints, proven, .. } = result;
         if let Err(error) = data {
             return Err(self.not_kept(flight.into_keys().collect(), error));
         }
@@ -249,6 +270,9 @@ impl Store {
             }
         }
         files.checkpoints_synced(&checkpoints);
+        // Closed ones are proven by being listed.
+        let unlisted = manifest_generation.is_none();
+        files.proven.extend(proven.into_iter().filter(|(_, until)| !(unlisted && *until == u32::MAX)));
         match manifest_generation {
             Some(generation) => files.manifest_generation = generation,
             // The messages are safe without it: it is tried again with the next ticket.
