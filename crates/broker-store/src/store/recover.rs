@@ -99,6 +99,8 @@ pub(super) struct Recovery<'a> {
     holes: BTreeMap<u32, usize>,
     removed: Vec<(u64, u64)>,
     erased: Vec<(u64, u64)>,
+    /// Messages whose erasure was complete.
+    overwritten: Vec<u64>,
     end: End,
     buffer: Vec<u8>,
     floor_applied: bool,
@@ -115,6 +117,7 @@ impl<'a> Recovery<'a> {
             holes: BTreeMap::new(),
             removed: Vec::new(),
             erased: Vec::new(),
+            overwritten: Vec::new(),
             end: End::default(),
             buffer: Vec::new(),
             floor_applied: false,
@@ -390,6 +393,7 @@ impl<'a> Recovery<'a> {
                 store.last_seq = store.last_seq.max(*seq);
                 store.segments[at].last = store.segments[at].last.max(*seq);
                 self.removed.push((*seq, *seq));
+                self.overwritten.push(*seq);
             }
             Record::Commit => {}
             Record::Seal { records, checksum } => {
@@ -596,7 +600,10 @@ impl<'a> Recovery<'a> {
     /// Bytes that cannot be read because they were being overwritten are no damage: the message was removed before.
     fn excuse_erasures(&mut self) {
         for (erasure, finding, suspect) in std::mem::take(&mut self.unreadable) {
-            let asked = self.erased.iter().any(|&(first, last)| (first..=last).contains(&erasure.seq));
+            // A changed sequence may name another message that was erased, but that one was read elsewhere.
+            let asked = self.erased.iter().any(|&(first, last)| (first..=last).contains(&erasure.seq))
+                && !self.overwritten.contains(&erasure.seq)
+                && !self.store.was_read(erasure.seq);
             let segment = self.store.segments.iter_mut().find(|segment| segment.id == erasure.segment);
             let (true, Some(segment), Some(files)) = (asked, segment, &mut self.store.files) else {
                 continue;
@@ -677,6 +684,12 @@ impl<'a> Recovery<'a> {
 }
 
 impl Store {
+    /// Whether a record of a message was read, also when it was removed later.
+    fn was_read(&self, seq: u64) -> bool {
+        let Some(segment) = self.segment_of(seq).map(|index| &self.segments[index]) else { return false };
+        segment.entries.position(seq).is_some_and(|slot| segment.entries.get(slot).subject != u32::MAX)
+    }
+
     /// The highest sequence that has a slot in the index.
     fn last_in_index(&self) -> u64 {
         self.segments.iter().rev().find_map(|segment| segment.entries.last_seq()).unwrap_or(0)
