@@ -54,7 +54,11 @@ fn measure(count: u64, dir: &std::path::Path) -> Result<(), Box<dyn std::error::
         drop(store);
     }
     opened.sort();
-    println!("open: {:?} (median of 5), {:.1} bytes on disk per message", opened[2], disk as f64 / count as f64);
+    println!(
+        "open: {:?} (median of 5), {:.1} bytes on disk per message",
+        opened[2],
+        disk as f64 / count as f64
+    );
     let mut store = Store::open(&dir.join("process"), options(Durability::Process))?;
     println!(
         "memory: {:.1} MiB more than before opening ({:.1} MiB by its own count); {:.1} MiB at start",
@@ -84,9 +88,10 @@ fn measure(count: u64, dir: &std::path::Path) -> Result<(), Box<dyn std::error::
         }
         Ok(())
     })?;
-    let mut some = Selection::new(["bench.1*", "*.5", "bench.7"].map(|text| {
-        ostler_broker_proto::subject::Filter::parse(text).expect("a filter")
-    }));
+    let mut some = Selection::new(
+        ["bench.1*", "*.5", "bench.7"]
+            .map(|text| ostler_broker_proto::subject::Filter::parse(text).expect("a filter")),
+    );
     rate("count what filters match, passing over all", count, || {
         assert!(store.num_pending(&mut some, 2, false) > 0);
         Ok(())

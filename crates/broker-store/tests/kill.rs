@@ -32,7 +32,9 @@ fn the_child_that_is_killed() {
         batch += 1;
         for _ in 0..batch % 97 + 1 {
             let seq = store.last_seq() + 1;
-            store.append(&NewMessage::new(format!("s.{}", seq % 7).as_bytes(), &payload(seq), seq as i64)).unwrap();
+            store
+                .append(&NewMessage::new(format!("s.{}", seq % 7).as_bytes(), &payload(seq), seq as i64))
+                .unwrap();
             while store.msgs() > KEPT {
                 store.remove(store.first_seq(), Erase::No).unwrap();
             }
@@ -113,7 +115,10 @@ fn verify(stream: &Path, (first, last): (u64, u64), round: u64) {
         })
         .unwrap();
     let first_there = store.first_seq();
-    assert!(first_there <= first.saturating_add(200), "round {round}: begins at {first_there}, {first} was the first");
+    assert!(
+        first_there <= first.saturating_add(200),
+        "round {round}: begins at {first_there}, {first} was the first"
+    );
     let (_, value) = store.checkpoint("progress").expect("saved");
     let progress = u64::from_le_bytes(value.try_into().unwrap());
     assert!(progress + 200 >= last && progress <= store.last_seq(), "round {round}: checkpoint {progress}");

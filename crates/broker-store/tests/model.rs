@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ostler_broker_store::disk::SimulatedDisk;
 use ostler_broker_store::{Durability, Erase, Options, Purge, Selection, Severity, Store};
 use proptest::prelude::*;
-use support::{Kept, Model, assert_same, filters};
+use support::{Kept, Model, assert_same, effort, filters};
 
 const DIR: &str = "stream";
 const SUBJECTS: [&str; 8] = ["a", "a.1", "a.2", "b.1", "b.2", "c.1.x", "c.2.x", "d"];
@@ -282,7 +282,7 @@ fn run(calls: &[Call], disk: Option<SimulatedDisk>, durability: Durability) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 96 * effort(), max_shrink_iters: 3000, ..ProptestConfig::default() })]
 
     #[test]
     fn a_stream_in_memory_answers_like_a_map(calls in proptest::collection::vec(call(), 1..250)) {

@@ -155,14 +155,9 @@ fn verify(disk: &SimulatedDisk, known: &Known, context: &str) {
     }
 }
 
-/// How many times more than in the suite; set by hand for a long run.
-fn effort() -> u64 {
-    std::env::var("OSTLER_STORE_EFFORT").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
-}
-
 #[test]
 fn what_was_acknowledged_survives_a_power_cut_at_every_moment() {
-    for seed in 0..3 * effort() {
+    for seed in 0..3 * u64::from(support::effort()) {
         let whole = SimulatedDisk::new();
         work(&whole, seed, 25);
         for operation in 0..whole.operations() {
@@ -180,7 +175,7 @@ fn what_was_acknowledged_survives_a_power_cut_at_every_moment() {
 
 #[test]
 fn what_a_failed_sync_did_not_keep_is_refused_and_the_rest_stays() {
-    for seed in 0..20 * effort() {
+    for seed in 0..20 * u64::from(support::effort()) {
         let disk = SimulatedDisk::new();
         let mut known = Known::default();
         let mut random = fastrand::Rng::with_seed(seed);
@@ -206,7 +201,7 @@ fn what_a_failed_sync_did_not_keep_is_refused_and_the_rest_stays() {
 
 #[test]
 fn a_full_disk_refuses_and_loses_nothing_and_goes_on_when_there_is_space() {
-    for seed in 0..20 * effort() {
+    for seed in 0..20 * u64::from(support::effort()) {
         let disk = SimulatedDisk::new();
         let mut known = Known::default();
         let mut random = fastrand::Rng::with_seed(seed);

@@ -66,6 +66,7 @@ impl Store {
                 }
             }
         }
+        self.set_aside_checkpoints()?;
         // From here on they are deleted, and the log says so.
         self.removed.extend(&lost);
         self.head_moved |= changed && self.last_seq > 0;
@@ -75,6 +76,18 @@ impl Store {
         }
         self.sync_now()?;
         Ok(changed)
+    }
+
+    /// Renames the files of checkpoints that cannot be read.
+    fn set_aside_checkpoints(&mut self) -> Result<(), Error> {
+        let Some(files) = &mut self.files else { return Ok(()) };
+        let names = files.disk.list(&files.dir).map_err(|error| Error::io("list", &files.dir, error))?;
+        for name in files.unusable_checkpoints(&names) {
+            let (from, to) = (files.path(&name), files.path(&format!("{name}.damaged")));
+            files.disk.rename(&from, &to).map_err(|error| Error::io("rename", &from, error))?;
+            files.names_changed = true;
+        }
+        Ok(())
     }
 
     fn mend_segment(&mut self, id: u32) -> Result<(), Error> {

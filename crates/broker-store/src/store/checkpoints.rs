@@ -257,6 +257,13 @@ impl Files {
         );
     }
 
+    /// Files of checkpoints of which nothing could be read.
+    pub(super) fn unusable_checkpoints(&self, names: &[String]) -> Vec<String> {
+        let used: Vec<String> = self.checkpoints.keys().flat_map(|name| file_names(name)).collect();
+        let ours = names.iter().filter(|name| name.starts_with(PREFIX) && split(name).is_some());
+        ours.filter(|name| !used.contains(name)).cloned().collect()
+    }
+
     /// Opens what [`Files::load_checkpoints`] found, for writing.
     pub(super) fn open_checkpoints(&mut self) -> Result<(), Error> {
         let names: Vec<String> = self.checkpoints.keys().cloned().collect();
@@ -271,6 +278,11 @@ impl Files {
         }
         Ok(())
     }
+}
+
+/// Whether a file belongs to one of these checkpoints.
+pub(super) fn is_of(file_name: &str, checkpoints: &[String]) -> bool {
+    checkpoints.iter().any(|name| file_names(name).iter().any(|other| other == file_name))
 }
 
 /// `cp-` and the name, with everything but letters, digits, `-` and `_` as `%xx`; a long one is cut and told apart by a

@@ -18,6 +18,9 @@ use crate::message::NewMessage;
 
 /// Written bytes that stay in memory for readers who follow the end.
 const TAIL_KEPT: usize = 256 << 10;
+/// Closed segments that stay open for reading: a bucket's keys are spread over many, and opening costs more than
+/// reading.
+const HANDLES_MAX: usize = 16;
 /// What is read at once by somebody who walks, and by somebody who jumps.
 const WALK_BYTES: u32 = 256 << 10;
 const JUMP_BYTES: u32 = 4 << 10;
@@ -54,6 +57,8 @@ pub(super) struct Files {
     /// ones elsewhere would pass for the end of the log.
     pub(super) proven: BTreeMap<u32, u32>,
     window: Window,
+    /// The most recently used last.
+    handles: Vec<(u32, Arc<dyn DiskFile>)>,
     mark: Option<Arc<dyn DiskFile>>,
     pub(super) mark_generation: u64,
     pub(super) manifest_generation: u64,
@@ -97,7 +102,6 @@ struct Window {
     segment: u32,
     start: u32,
     bytes: Vec<u8>,
-    file: Option<Arc<dyn DiskFile>>,
 }
 
 impl Window {
@@ -134,6 +138,7 @@ impl Files {
             committed: 0,
             proven: BTreeMap::new(),
             window: Window::default(),
+            handles: Vec::new(),
             mark: None,
             mark_generation: 0,
             manifest_generation: 0,
@@ -274,6 +279,7 @@ impl Files {
             self.tail = Vec::new();
         }
         self.window = Window::default();
+        self.handles = Vec::new();
     }
 
     /// Brings bytes of a segment into memory.
@@ -295,32 +301,39 @@ impl Files {
         } else {
             offset == header::LEN as u32
         };
-        if self.window.segment != segment.id || self.window.file.is_none() {
-            let file = self.disk.open_read_only(&path).map_err(|error| Error::io("open", &path, error))?;
-            self.window = Window {
-                segment: segment.id,
-                start: 0,
-                bytes: std::mem::take(&mut self.window.bytes),
-                file: Some(file),
-            };
-        }
+        let file = self.handle(segment.id)?;
         let limit = if segment.id == self.active_id { self.written } else { segment.len };
         let wanted = len.max(if walks { WALK_BYTES } else { JUMP_BYTES }).min(limit.saturating_sub(offset));
+        self.window.segment = segment.id;
         self.window.start = offset;
         self.window.bytes.resize(wanted as usize, 0);
-        let read = match &self.window.file {
-            None => 0,
-            Some(file) => file
-                .read_at(&mut self.window.bytes, u64::from(offset))
-                .inspect_err(|_| self.window.segment = 0)
-                .map_err(|error| Error::io("read", &path, error))?,
-        };
+        let read = file
+            .read_at(&mut self.window.bytes, u64::from(offset))
+            .inspect_err(|_| self.window.segment = 0)
+            .map_err(|error| Error::io("read", &path, error))?;
         // A file that ends early: the reader finds no record there and says so.
         self.window.bytes[read..].fill(0);
         if self.window.bytes.len() < len as usize {
             self.window.bytes.resize(len as usize, 0);
         }
         Ok(())
+    }
+
+    /// The file of a segment, for reading.
+    fn handle(&mut self, id: u32) -> Result<Arc<dyn DiskFile>, Error> {
+        if let Some(index) = self.handles.iter().position(|(other, _)| *other == id) {
+            let entry = self.handles.remove(index);
+            let file = Arc::clone(&entry.1);
+            self.handles.push(entry);
+            return Ok(file);
+        }
+        let path = self.path(&segment_name(id));
+        let file = self.disk.open_read_only(&path).map_err(|error| Error::io("open", &path, error))?;
+        if self.handles.len() == HANDLES_MAX {
+            self.handles.remove(0);
+        }
+        self.handles.push((id, Arc::clone(&file)));
+        Ok(file)
     }
 
     pub(super) fn bytes(&self, place: Place, len: u32) -> &[u8] {
@@ -333,6 +346,7 @@ impl Files {
 
     /// Forgets what was read of a segment whose bytes changed.
     pub(super) fn forget_window(&mut self, segment: u32) {
+        self.handles.retain(|(id, _)| *id != segment);
         if self.window.segment == segment {
             self.window = Window::default();
         }

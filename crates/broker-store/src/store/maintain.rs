@@ -270,9 +270,8 @@ impl Store {
             Some(flight) => flight.ticket - 1,
             None => files.tickets,
         };
-        let (due, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut files.erasures)
-            .into_iter()
-            .partition(|erasure| {
+        let (due, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut files.erasures).into_iter().partition(|erasure| {
                 let proven = files.proven.get(&erasure.segment).copied().unwrap_or(0);
                 erasure.after <= finished && erasure.offset.saturating_add(erasure.len) <= proven
             });

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::checkpoints::is_of;
 use super::files::{Files, MARK, read_file, segment_name};
 use super::recover::{Evidence, Planned, Recovery};
 use super::sync::Point;
@@ -101,7 +102,10 @@ impl Store {
         let Some(files) = &mut self.files else { return Ok(()) };
         files.open_checkpoints()?;
         files.open_mark(found.mark.map_or(0, |mark| mark.generation))?;
-        for name in leftovers.iter().chain(&end.dropped) {
+        let listed = found.manifest.as_ref().map(|manifest| &manifest.checkpoints[..]).unwrap_or_default();
+        let mut never_durable = files.unusable_checkpoints(&found.names);
+        never_durable.retain(|name| !found.rewrite_manifest && !is_of(name, listed));
+        for name in leftovers.iter().chain(&end.dropped).chain(&never_durable) {
             let path = files.path(name);
             files.disk.unlink(&path).map_err(|error| Error::io("remove", &path, error))?;
         }
@@ -142,7 +146,8 @@ impl Store {
         }
         let listed = found.manifest.iter().flat_map(|manifest| &manifest.segments);
         if !found.doubt {
-            files.proven = listed.filter(|listed| listed.closed).map(|listed| (listed.id, u32::MAX)).collect();
+            files.proven =
+                listed.filter(|listed| listed.closed).map(|listed| (listed.id, u32::MAX)).collect();
         }
         files.synced_seq = self.last_seq;
         // No removal that was read is taken back, and nothing of it is written again.
@@ -306,7 +311,9 @@ impl Found {
             let reason =
                 if missing { "it is missing".to_owned() } else { "a part cannot be read".to_owned() };
             let (severity, remedy) = match mark {
-                None => (Severity::Warning, "it is written anew; until then an end cut short may pass for an end"),
+                None => {
+                    (Severity::Warning, "it is written anew; until then an end cut short may pass for an end")
+                }
                 Some(_) => (Severity::Info, "a power cut leaves it so; nothing needs to be done"),
             };
             self.findings.push(Finding::new(severity, "mark", MARK, reason, remedy));

@@ -640,12 +640,12 @@ impl<'a> Recovery<'a> {
                     continue;
                 }
                 if first > start {
-                    self.store.lost.insert(start, (first - 1, place.to_owned()));
+                    self.store.add_lost(start, first - 1, place);
                 }
                 start = start.max(last + 1);
             }
             if start <= gap_end {
-                self.store.lost.insert(start, (gap_end, place.to_owned()));
+                self.store.add_lost(start, gap_end, place);
             }
             match next {
                 // Only the gap right behind the damage is its doing.
@@ -684,6 +684,21 @@ impl<'a> Recovery<'a> {
 }
 
 impl Store {
+    /// Notes a range as lost, without what was noted before.
+    fn add_lost(&mut self, mut from: u64, to: u64, place: &str) {
+        while from <= to {
+            match self.lost.range(..=from).next_back() {
+                Some((_, (last, _))) if *last >= from => from = last.saturating_add(1),
+                _ => {
+                    let next = self.lost.range(from..).next().map_or(u64::MAX, |(first, _)| *first);
+                    let end = to.min(next - 1);
+                    self.lost.insert(from, (end, place.to_owned()));
+                    from = end.saturating_add(1);
+                }
+            }
+        }
+    }
+
     /// Whether a record of a message was read, also when it was removed later.
     fn was_read(&self, seq: u64) -> bool {
         let Some(segment) = self.segment_of(seq).map(|index| &self.segments[index]) else { return false };

@@ -7,6 +7,11 @@ use std::collections::BTreeMap;
 use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::{NewMessage, Selection, Store};
 
+/// How many times more than in the suite; set by hand for a long run.
+pub(crate) fn effort() -> u32 {
+    std::env::var("OSTLER_STORE_EFFORT").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// A message as the model keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
