@@ -1,6 +1,7 @@
 //! The end of a server: at once ([`Server::shutdown`](crate::Server::shutdown)) or gently, as a lame duck. Decides when
 //! who is sent away; closing connections is the shards' work.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,6 +76,19 @@ impl Drop for Serving<'_> {
     }
 }
 
+/// Ends the server when it is dropped, unless that was asked for: a shard that is gone takes its clients and maybe the
+/// listeners along, and a server that goes on without them would look alive.
+pub(crate) struct Watch<'a>(pub(crate) &'a Shared);
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.0.stopping.load(Ordering::Acquire) {
+            tracing::error!("a thread of the server failed; the server ends");
+            self.0.stop();
+        }
+    }
+}
+
 /// Sends the clients away one after the other, then ends the server. Blocks until then, or until the end is asked for.
 pub(crate) fn send_all_away(shared: &Shared, how: LameDuck) {
     if shared.ending.pause(how.grace) {
@@ -106,7 +120,7 @@ fn portion(clients: usize, left: Duration) -> (usize, Duration) {
 impl Shared {
     /// Asks everybody to end.
     pub(crate) fn stop(&self) {
-        self.stopping.store(true, std::sync::atomic::Ordering::Release);
+        self.stopping.store(true, Ordering::Release);
         self.doors.send_replace(Doors::Closed);
         self.ending.ask();
         for shard in &self.shards {

@@ -291,6 +291,7 @@ fn start_shard(
             Ok((runtime, listeners)) => {
                 // The receiver waits for exactly this message.
                 let _ = ready_tx.send(Ok(()));
+                let _watch = ending::Watch(&ending);
                 runtime.block_on(tasks::run(index, shared, listeners));
             }
             Err(error) => drop(ready_tx.send(Err(error))),
@@ -331,4 +332,54 @@ fn watch_users(shared: &Arc<Shared>) {
         }
         None => false,
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::TcpStream;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// Longer than options may say: a moment so far away cannot be told, which fails in the midst of a thread's work.
+    const BEYOND_TIME: Duration = Duration::MAX;
+
+    fn local() -> Builder {
+        Builder::default().listen("127.0.0.1:0".parse().unwrap()).shards(2).closed_connections_max(1)
+    }
+
+    #[track_caller]
+    fn assert_ends(server: &Server) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while server.is_running() {
+            assert!(Instant::now() < deadline, "it says that it runs");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        assert_eq!(server.monitor("/healthz").status, 503);
+        let shared = Arc::clone(&server.shared);
+        let (ended_tx, ended) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            shared.ending.wait();
+            let _ = ended_tx.send(());
+        });
+        ended.recv_timeout(Duration::from_secs(20)).expect("the other threads end too");
+        assert!(server.open_pipe().is_err(), "nobody is let in");
+    }
+
+    #[test]
+    fn a_clock_that_fails_ends_the_server() {
+        let server = Server::start(&local().allow_anonymous().ping_interval(BEYOND_TIME)).unwrap();
+        let mut client = TcpStream::connect(server.local_addr()).unwrap();
+        // Two seconds later the clock asks it for a sign of life and wants to know when to ask again.
+        client.write_all(b"CONNECT {}\r\n").unwrap();
+        assert_ends(&server);
+    }
+
+    #[test]
+    fn a_shard_that_fails_ends_the_server() {
+        let server = Server::start(&local().auth_timeout(BEYOND_TIME)).unwrap();
+        let _client = TcpStream::connect(server.local_addr()).unwrap();
+        assert_ends(&server);
+    }
 }

@@ -5,14 +5,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::ErrorKind;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{timeout, timeout_at};
 
+use super::inbox::Inbox;
 use super::ingest::Next;
 use super::outbound::{Outbound, Pool};
 use super::pace::Pace;
@@ -35,22 +38,16 @@ const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
 type Handle = Rc<RefCell<Shard>>;
 
-/// Runs a shard until the server is shut down.
+/// Runs a shard until the server is shut down, or what it cannot do without fails: its clock or a listener.
 pub(crate) async fn run(index: usize, shared: Arc<Shared>, listeners: Vec<(TcpListener, Door)>) {
     let shard = Shard::new(index, Arc::clone(&shared));
-    let clock = tokio::task::spawn_local(keep_time(Rc::clone(&shard)));
-    let accepting: Vec<_> = listeners
-        .into_iter()
-        .map(|(listener, door)| tokio::task::spawn_local(listen::accept(listener, door, Arc::clone(&shared))))
-        .collect();
-    loop {
-        let envelopes = shared.shards[index].inbox.take().await;
-        if !shard.borrow_mut().receive(envelopes) {
-            break;
-        }
+    let mut vital = JoinSet::new();
+    vital.spawn_local(keep_time(Rc::clone(&shard)));
+    for (listener, door) in listeners {
+        vital.spawn_local(listen::accept(listener, door, Arc::clone(&shared)));
     }
-    accepting.iter().for_each(tokio::task::JoinHandle::abort);
-    clock.abort();
+    // Dropped before the connections end, so that nobody is accepted meanwhile.
+    serve_all(&shard, &shared.shards[index].inbox, vital).await;
     let draining = {
         let mut shard = shard.borrow_mut();
         shard.close_all();
@@ -58,6 +55,40 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, listeners: Vec<(TcpLi
     };
     // Who does not fetch its bytes in time loses them.
     let _ = timeout(SHUTDOWN_MAX, draining.until_none()).await;
+}
+
+/// Takes in what other threads leave until there is an end.
+async fn serve_all(shard: &RefCell<Shard>, inbox: &Inbox, vital: JoinSet<()>) {
+    let mut failure = pin!(until_failure(vital));
+    loop {
+        let envelopes = tokio::select! {
+            biased;
+            envelopes = inbox.take() => Ok(envelopes),
+            error = failure.as_mut() => Err(error),
+        };
+        match envelopes {
+            Ok(envelopes) => {
+                if !shard.borrow_mut().receive(envelopes) {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a thread of the server lost its clock or a listener; it ends");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until a task panics. Listeners end as they should when the doors close.
+async fn until_failure(mut tasks: JoinSet<()>) -> JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) => return error,
+            Some(Ok(())) => {}
+            None => return std::future::pending().await,
+        }
+    }
 }
 
 /// Sends the last words on a socket that no connection was made of.
