@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::error::Error;
+use crate::limits::check_time;
 use crate::shard::inbox::Envelope;
 use crate::shared::Shared;
 
@@ -23,6 +25,13 @@ pub struct LameDuck {
 impl Default for LameDuck {
     fn default() -> Self {
         Self { grace: Duration::from_secs(10), over: Duration::from_secs(120) }
+    }
+}
+
+impl LameDuck {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        check_time("lame_duck", "grace", self.grace)?;
+        check_time("lame_duck", "over", self.over)
     }
 }
 

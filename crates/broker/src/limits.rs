@@ -4,7 +4,18 @@ use std::time::Duration;
 
 use crate::error::Error;
 
-/// Limits of a server, nats-server's defaults.
+/// The longest time an option may say, so that it can be added to any moment: beyond what anybody means.
+pub(crate) const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Refuses a time that is longer than any may be.
+pub(crate) fn check_time(option: &'static str, what: &str, time: Duration) -> Result<(), Error> {
+    if time <= TIME_MAX {
+        return Ok(());
+    }
+    Err(Error::Option { option, problem: format!("{what} may be at most 100 years") })
+}
+
+/// Limits of a server, nats-server's defaults. No time may be longer than 100 years.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Limits {
@@ -69,6 +80,14 @@ impl Limits {
         }
         if self.control_line_bytes_max < 256 {
             return refuse("max_control_line", "at least 256 bytes, a CONNECT must fit".into());
+        }
+        for (what, time) in [
+            ("ping_interval", self.ping_interval),
+            ("auth_timeout", self.auth_timeout),
+            ("write_deadline", self.write_deadline),
+            ("stall_max", self.stall_max),
+        ] {
+            check_time("limits", what, time)?;
         }
         if self.ping_interval.is_zero() || self.auth_timeout.is_zero() || self.write_deadline.is_zero() {
             return refuse(

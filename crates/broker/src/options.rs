@@ -219,6 +219,10 @@ impl Builder {
     /// and what to do; [`Error::Start`] if the system gives no thread.
     pub fn start(self) -> Result<Server, Error> {
         self.limits.check()?;
+        #[cfg(feature = "tls")]
+        self.tls.as_ref().map_or(Ok(()), crate::tls::Tls::check)?;
+        #[cfg(feature = "websocket")]
+        self.websocket.as_ref().map_or(Ok(()), crate::websocket::WebSocket::check)?;
         if !is_account(&self.system_account) {
             let problem = format!("{:?} is no account: {ACCOUNT_RULE}", self.system_account);
             return Err(Error::Option { option: "system_account", problem });

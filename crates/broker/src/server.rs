@@ -104,9 +104,10 @@ impl Server {
     /// Replaces certificate and terms for connections from now on; those that stand stay as they are.
     ///
     /// # Errors
-    /// [`Error::Option`] if the server was started without TLS: its clients would not know.
+    /// [`Error::Option`] if the server was started without TLS: its clients would not know; or for times that cannot be.
     #[cfg(feature = "tls")]
     pub fn set_tls(&self, tls: crate::Tls) -> Result<(), Error> {
+        tls.check()?;
         if self.shared.listening.set_tls(tls) {
             return Ok(());
         }
@@ -117,9 +118,10 @@ impl Server {
     /// The same for WebSocket connections.
     ///
     /// # Errors
-    /// [`Error::Option`] if the server has no encrypted WebSockets.
+    /// [`Error::Option`] if the server has no encrypted WebSockets, or for times that cannot be.
     #[cfg(all(feature = "tls", feature = "websocket"))]
     pub fn set_websocket_tls(&self, tls: crate::Tls) -> Result<(), Error> {
+        tls.check()?;
         if self.shared.listening.set_websocket_tls(tls) {
             return Ok(());
         }
@@ -211,9 +213,10 @@ impl Server {
     /// at the end. [`shutdown`](Self::shutdown) makes it short. Called again it does nothing.
     ///
     /// # Errors
-    /// [`Error::Start`] if the system gives no thread to keep time; the listeners are closed then, and a shutdown is what
-    /// is left to do.
+    /// [`Error::Option`] for times that cannot be; nothing has begun then. [`Error::Start`] if the system gives no thread to
+    /// keep time; the listeners are closed then, and a shutdown is what is left to do.
     pub fn lame_duck(&self, how: LameDuck) -> Result<(), Error> {
+        how.check()?;
         if !self.shared.begin_lame_duck() {
             return Ok(());
         }

@@ -13,6 +13,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 
+use crate::error::Error;
+use crate::limits::check_time;
 use crate::transport::tls::{Stream, Terms};
 
 /// nats-server's default.
@@ -118,6 +120,13 @@ impl Tls {
     /// How long a handshake may take. Default 2 s, then the client is cut off.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if let HandshakeFirst::Auto(longest) = self.handshake_first {
+            check_time("tls", "the wait of handshake_first", longest)?;
+        }
+        check_time("tls", "timeout", self.timeout)
     }
 
     /// Serves clients that do not encrypt as well. For a time of transition: who listens in on those hears everything.

@@ -4,6 +4,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::error::Error;
+use crate::limits::check_time;
+
 /// A second listener, for clients that speak NATS inside WebSocket frames: browsers, mostly.
 ///
 /// ```
@@ -45,6 +48,12 @@ impl WebSocket {
             allowed_origins: Vec::new(),
             handshake_timeout: Duration::from_secs(2),
         }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        #[cfg(feature = "tls")]
+        self.tls.as_ref().map_or(Ok(()), crate::tls::Tls::check)?;
+        check_time("websocket", "handshake_timeout", self.handshake_timeout)
     }
 
     /// Sets [`tls`](Self::tls).

@@ -198,6 +198,37 @@ fn limits_that_cannot_be_change_nothing() {
     client.sync();
 }
 
+/// Adding them to a moment must be possible wherever that is done.
+#[test]
+fn times_beyond_any_clock_are_refused() {
+    let server = open_server();
+    let mut client = with_protocol(&server, 1);
+    for (name, set) in [
+        ("ping_interval", (|limits, time| limits.ping_interval = time) as fn(&mut Limits, Duration)),
+        ("auth_timeout", |limits, time| limits.auth_timeout = time),
+        ("write_deadline", |limits, time| limits.write_deadline = time),
+        ("stall_max", |limits, time| limits.stall_max = time),
+    ] {
+        for far in [Duration::MAX, 101 * 366 * 24 * HOUR] {
+            let refused = server.set_limits(limits(|limits| set(limits, far))).unwrap_err().to_string();
+            assert!(refused.contains(name) && refused.contains("at most 100 years"), "{refused}");
+            let limits = limits(|limits| set(limits, far));
+            local().limits(limits).start().expect_err("refused before it starts");
+        }
+        server.set_limits(limits(|limits| set(limits, 99 * 365 * 24 * HOUR))).unwrap();
+    }
+    for how in [
+        LameDuck { grace: Duration::MAX, ..LameDuck::default() },
+        LameDuck { over: Duration::MAX, ..LameDuck::default() },
+    ] {
+        let refused = server.lame_duck(how).unwrap_err().to_string();
+        assert!(refused.contains("at most 100 years"), "{refused}");
+    }
+    // Nothing has begun.
+    client.sync();
+    with_protocol(&server, 0).sync();
+}
+
 #[test]
 fn lowered_maximums_are_for_those_to_come() {
     let server = open_server();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use futures_util::StreamExt;
-use ostler_broker::{ConnectionsQuery, HandshakeFirst, Server, Tls, TlsError};
+use ostler_broker::{ConnectionsQuery, HandshakeFirst, Server, Tls, TlsError, WebSocket};
 
 mod common;
 mod lines;
@@ -41,6 +41,26 @@ async fn the_official_client_upgrades_after_info() {
     let client = options(&papers).connect(url(&server)).await.unwrap();
     assert!(client.server_info().tls_required);
     round_trip(client).await;
+}
+
+#[test]
+fn times_beyond_any_clock_are_refused() {
+    let papers = Papers::new();
+    let server = start(papers.server_tls());
+    let far = Duration::MAX;
+    for tls in
+        [papers.server_tls().timeout(far), papers.server_tls().handshake_first(HandshakeFirst::Auto(far))]
+    {
+        let refused = server.set_tls(tls.clone()).unwrap_err().to_string();
+        assert!(refused.contains("tls") && refused.contains("at most 100 years"), "{refused}");
+        local().tls(tls).start().expect_err("refused before it starts");
+    }
+    let mut websocket = WebSocket::on("127.0.0.1:0".parse().unwrap());
+    websocket.handshake_timeout = far;
+    let refused = local().websocket(websocket).start().unwrap_err().to_string();
+    assert!(refused.contains("handshake_timeout") && refused.contains("at most 100 years"), "{refused}");
+    let websocket = WebSocket::on("127.0.0.1:0".parse().unwrap()).tls(papers.server_tls().timeout(far));
+    local().websocket(websocket).start().expect_err("refused before it starts");
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ impl<'a> Fields<'a> {
                 return None;
             }
         };
-        read.map_err(|problem| self.wrong(entry, problem)).ok()
+        read.and_then(units::bounded).map_err(|problem| self.wrong(entry, problem)).ok()
     }
 
     pub(super) fn block(&mut self, names: &[&'static str]) -> Option<(&'a Entry, &'a Block)> {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::limits::TIME_MAX;
+
 /// What a size suffix multiplies by: `K` is a thousand; with a `B`, an `i` or both it is 1024.
 fn multiplier(suffix: &str) -> Option<i64> {
     let suffix = suffix.to_ascii_lowercase();
@@ -78,7 +80,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
             .ok_or_else(|| explain("the time is too long"))?;
         rest = after;
     }
-    Ok(total)
+    bounded(total).map_err(|problem| explain(&problem))
+}
+
+/// Refuses a time that no setting may have.
+pub(super) fn bounded(time: Duration) -> Result<Duration, String> {
+    if time <= TIME_MAX { Ok(time) } else { Err("a time may be at most 100 years".into()) }
 }
 
 #[cfg(test)]
@@ -143,6 +150,8 @@ mod tests {
             ("-1s", "negative"),
             ("1..2s", "number is missing"),
             ("99999999999999999999999h", "too long"),
+            ("5000000000000000h", "at most 100 years"),
+            ("900000h", "at most 100 years"),
         ] {
             let error = duration(text).unwrap_err();
             assert!(error.contains(says) && error.contains("\"2s\""), "{text}: {error}");
