@@ -44,7 +44,8 @@ pub struct NodeConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentsConfig {
-    /// Time between heartbeats. Default 15 s, at least 100 ms; three missed make an agent degraded.
+    /// Time between heartbeats. Default 15 s, at least 100 ms; three missed make an agent degraded. The daemon's own heart
+    /// beats every 15 s at least.
     pub heartbeat: Interval,
     /// Recorded output kept per agent; the oldest goes first. Default 64 MiB, at least 64 KiB.
     pub log_bytes_max: Size,

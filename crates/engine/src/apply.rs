@@ -33,12 +33,13 @@ impl State {
             }
             Event::HostGone(gone) => facts::host_gone(self, out, *gone, moment),
             Event::LogSizes(sizes) => facts::log_sizes(self, sizes),
-            Event::Tick => {
+            Event::Tick(bus) => {
                 facts::ask_silent(self, out);
                 remove::tick(self, out);
                 relaunch::tick(self, out, moment);
-                neighbours::tick(self, moment.now);
+                // Forgives everybody a sleep of ours, so before anybody is taken for gone.
                 stale::tick(self, out, moment.now);
+                neighbours::tick(self, bus, moment.now);
                 down::tick(self, out, moment.now);
             }
         }

@@ -1,6 +1,6 @@
 //! Everything that can happen to the engine: its table of contents.
 
-use ostler_client::Message;
+use ostler_client::{Connection, Message};
 use ostler_wire::{
     AgentId, AgentTopic, DownRequest, ErrorReply, EventsRequest, HeartbeatMessage, LogsRequest, NodeId,
     OutputMessage, RemoveRequest, RunId, SpawnRequest, StatusMessage,
@@ -39,8 +39,8 @@ pub(crate) enum Event {
     HostGone(Box<HostGone>),
     /// How large the logs are.
     LogSizes(Vec<(AgentId, u64)>),
-    /// Time passed.
-    Tick,
+    /// Time passed, and the bus was there or not.
+    Tick(Connection),
 }
 
 /// What can be read.

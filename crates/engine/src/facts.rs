@@ -20,7 +20,7 @@ use crate::state::{Moment, Origin, State, agent_alert, state_details};
 pub(crate) fn status(state: &mut State, out: &mut Outcome, status: StatusMessage, now: Timestamp) {
     let id = status.agent_id.clone();
     let Some(agent) = state.agents.get_mut(&id) else {
-        if !state.neighbours.exist() {
+        if !state.policy.shared_bus {
             tracing::warn!(agent = %id, "status of an unknown agent");
         }
         return;
@@ -134,7 +134,7 @@ fn apply_status(state: &mut State, out: &mut Outcome, status: StatusMessage, now
 pub(crate) fn heartbeat(state: &mut State, out: &mut Outcome, beat: &HeartbeatMessage, now: Timestamp) {
     let id = &beat.agent_id;
     let Some(agent) = state.agents.get_mut(id) else {
-        if !state.neighbours.exist() {
+        if !state.policy.shared_bus {
             tracing::warn!(agent = %id, "heartbeat of an unknown agent");
         }
         return;

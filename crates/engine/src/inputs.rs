@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
-use ostler_client::{Client, Error, Message, Subscription};
+use ostler_client::{Client, Connection, Error, Message, Subscription};
 use ostler_wire::{AgentTopic, DownRequest, HookEvent, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::event::Event;
@@ -37,6 +37,7 @@ pub(crate) struct Inputs {
     /// What our own tasks report.
     own: mpsc::Receiver<Event>,
     tick: Interval,
+    connection: watch::Receiver<Connection>,
 }
 
 impl Inputs {
@@ -66,7 +67,7 @@ impl Inputs {
         client.settle().await?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { control, output, notices, commands, own, tick })
+        Ok(Self { control, output, notices, commands, own, tick, connection: client.connection() })
     }
 
     /// Waits for the next thing; `until` ends the wait early. Cancel-safe.
@@ -77,8 +78,8 @@ impl Inputs {
             Some(request) = self.commands.recv() => Input::Event(Event::Down { request, message: None }),
             Some(Notice::HostGone(gone)) = self.notices.recv() => Input::Event(Event::HostGone(gone)),
             Some(event) = self.own.recv() => Input::Event(event),
-            _ = self.tick.tick() => Input::Event(Event::Tick),
-            () = sleep_for(until) => Input::Event(Event::Tick),
+            _ = self.tick.tick() => Input::Event(Event::Tick(*self.connection.borrow())),
+            () = sleep_for(until) => Input::Event(Event::Tick(*self.connection.borrow())),
             next = self.control.next() => message(next),
             next = self.output.next() => message(next),
         }

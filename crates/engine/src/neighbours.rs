@@ -1,12 +1,13 @@
 //! Other daemons on a bus that is not ours: who they are, and whose a request is that several could answer.
 //!
 //! All daemons of a bus listen on `agent.*.spawn` and on the requests for agents they do not know. So a spawn request
-//! names its node where there are several, and a request for an unknown agent is refused only after its owner had the
-//! time to answer: of several answers a requester takes the first.
+//! names its node where there are several, and what somebody else may know better is refused only after that one had the
+//! time to answer: of several answers a requester takes the first. Two daemons need not have heard each other alike, so
+//! on a shared bus every such refusal waits, whoever was heard.
 
 use std::collections::BTreeMap;
 
-use ostler_client::Message;
+use ostler_client::{Connection, Message};
 use ostler_wire::{AgentId, ErrorCode, ErrorReply, NodeId, SpawnRequest, Timestamp};
 
 use crate::apply::unknown_agent;
@@ -14,8 +15,9 @@ use crate::outcome::Outcome;
 use crate::stale;
 use crate::state::State;
 
-/// A daemon that was not heard for so long is gone, unless our own heartbeats are slower still.
-const GONE_MS: i64 = 60_000;
+/// A daemon that was not heard for so long, on a bus that carries, is gone: four heartbeats, which come every
+/// [`stale::NODE_BEAT_MS_MAX`] at least, whatever the agents of that daemon do.
+const GONE_MS: i64 = 4 * stale::NODE_BEAT_MS_MAX;
 
 /// Daemons kept at most; whoever may publish could make up as many as it likes.
 const NEIGHBOURS_MAX: usize = 1024;
@@ -33,7 +35,7 @@ pub(crate) enum Whose {
     Theirs,
     /// That of a daemon we have not heard; it is refused unless that one answers meanwhile.
     Nobodys(Box<ErrorReply>),
-    /// It names nobody and several could be meant.
+    /// It names nobody and several could be meant; it is refused unless somebody who heard nobody yet takes it meanwhile.
     Unclear(Box<ErrorReply>),
 }
 
@@ -49,10 +51,13 @@ pub(crate) fn heard(state: &mut State, out: &mut Outcome, node: NodeId, now: Tim
     }
 }
 
-/// Forgets who was not heard for long.
-pub(crate) fn tick(state: &mut State, now: Timestamp) {
-    let gone_ms = GONE_MS.max(state.policy.heartbeat_ms.saturating_mul(3) as i64);
-    state.neighbours.0.retain(|_, last| now.as_millisecond() - last.as_millisecond() <= gone_ms);
+/// Forgets who was not heard for long. On a bus that is away nobody can be heard, and everybody is to have the time to
+/// find it again.
+pub(crate) fn tick(state: &mut State, bus: Connection, now: Timestamp) {
+    if bus == Connection::Down {
+        state.neighbours.0.values_mut().for_each(|last| *last = now);
+    }
+    state.neighbours.0.retain(|_, last| now.as_millisecond() - last.as_millisecond() <= GONE_MS);
 }
 
 /// Whose a spawn request is; one that names us loses the name, which says nothing more and is no part of a definition.
@@ -84,18 +89,19 @@ pub(crate) fn whose(state: &State, request: &mut SpawnRequest) -> Whose {
     }
 }
 
-/// Refuses a request for an agent we do not know; later, where somebody else may know it.
+/// Refuses a request for an agent we do not know; later, where somebody else may know it. Who was heard does not matter:
+/// its owner may have come a moment ago.
 pub(crate) fn refuse_unknown(state: &State, out: &mut Outcome, message: Message, agent: &AgentId) {
-    if state.neighbours.0.is_empty() {
-        out.refuse(message, &unknown_agent(agent));
-    } else {
+    if state.policy.shared_bus {
         out.answer_later(message, &unknown_agent(agent));
+    } else {
+        out.refuse(message, &unknown_agent(agent));
     }
 }
 
 impl Neighbours {
-    /// True when other daemons are on the bus.
-    pub(crate) fn exist(&self) -> bool {
-        !self.0.is_empty()
+    /// When each was last heard.
+    pub(crate) fn last_heard_mut(&mut self) -> impl Iterator<Item = &mut Timestamp> {
+        self.0.values_mut()
     }
 }

@@ -76,18 +76,17 @@ impl Loop {
     pub(crate) fn read(&mut self, message: Message) -> Option<Event> {
         match inbound::read_message(message, &self.node_id)? {
             Inbound::Event(event) => Some(event),
-            Inbound::Check { message, .. } if self.tasks.len() >= TASKS_MAX => {
-                Some(Event::Refuse { refusal: too_busy(), message })
-            }
             Inbound::Check { agent, mut request, message } => {
                 match neighbours::whose(&self.state, &mut request) {
                     Whose::Ours => {}
                     Whose::Theirs => return None,
-                    Whose::Nobodys(refusal) => {
+                    Whose::Nobodys(refusal) | Whose::Unclear(refusal) => {
                         self.answer_later(message, to_json(&refusal));
                         return None;
                     }
-                    Whose::Unclear(refusal) => return Some(Event::Refuse { refusal: *refusal, message }),
+                }
+                if self.tasks.len() >= TASKS_MAX {
+                    return Some(Event::Refuse { refusal: too_busy(), message });
                 }
                 let (node, own) = (Arc::clone(&self.node), self.own.clone());
                 self.tasks.spawn(async move {

@@ -59,7 +59,8 @@ pub struct About {
 /// What is kept, and how patient the engine is.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Time between heartbeats, in milliseconds; three missed make an agent degraded.
+    /// Time between heartbeats, in milliseconds; three missed make an agent degraded. The node's own comes every 15 s at
+    /// least.
     pub heartbeat_ms: u64,
     /// Recorded output kept per agent, in bytes.
     pub log_bytes_max: u64,

@@ -8,6 +8,10 @@ use crate::state::{State, agent_alert};
 /// Heartbeats that may be missed.
 const MISSED_MAX: i64 = 3;
 
+/// The longest time between two heartbeats of a node, in milliseconds: other daemons judge by it who is there, and agents
+/// whose hearts beat slowly do not change that.
+pub(crate) const NODE_BEAT_MS_MAX: i64 = 15_000;
+
 /// A gap between two ticks, which come every second, that no load explains.
 const GAP_MS: i128 = 10_000;
 
@@ -40,8 +44,8 @@ pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
         let alert = agent_alert(&id, now, Severity::Warning, "heartbeat_missed", text, action);
         state.alert(out, alert);
     }
-    if state.node_beat.is_none_or(|last| now.as_millisecond() - last.as_millisecond() >= heartbeat_ms as i64)
-    {
+    let node_beat_ms = i64::try_from(heartbeat_ms).unwrap_or(i64::MAX).min(NODE_BEAT_MS_MAX);
+    if state.node_beat.is_none_or(|last| now.as_millisecond() - last.as_millisecond() >= node_beat_ms) {
         beat(state, out, now);
     }
 }
@@ -61,7 +65,8 @@ fn forgive_sleep(state: &mut State, now: Timestamp) {
     if gap.as_millis() < GAP_MS {
         return;
     }
-    for last in state.agents.values_mut().filter_map(|agent| agent.last_heard.as_mut()) {
+    let agents = state.agents.values_mut().filter_map(|agent| agent.last_heard.as_mut());
+    for last in agents.chain(state.neighbours.last_heard_mut()) {
         *last = last.saturating_add(gap).unwrap_or(now).min(now);
     }
 }

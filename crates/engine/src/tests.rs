@@ -4,6 +4,7 @@ use ostler_store::Write;
 use ostler_wire::{
     AgentEvent, AgentState, AgentTopic, ControlReply, DesiredState, DownReply, DownRequest, ErrorCode,
     ErrorReply, NodeId, RemoveRequest, RestartPolicy, SpawnReply, SpawnRequest, StatusCause, StatusMessage,
+    Subject,
 };
 use proptest::prelude::*;
 
@@ -105,14 +106,52 @@ fn requests_wait_for_a_host_that_is_starting_and_are_sent_to_it_when_it_is_heard
 #[test]
 fn where_others_may_know_an_agent_its_refusal_waits_for_them() {
     let mut world = World::new();
+    assert!(only_answer::<ErrorReply>(&world.control("nobody", AgentTopic::Stop)).error.hint.is_some());
+    // Also before anybody was heard: who knows it may have come a moment ago.
     world.state.policy.shared_bus = true;
-    assert!(only_answer::<ErrorReply>(&world.control("nobody", AgentTopic::Stop)).error.hint.is_some());
+    for silence_ms in [0, 1_000, 61_000] {
+        world.tick(silence_ms);
+        let out = world.control("nobody", AgentTopic::Stop);
+        assert!(matches!(out.effects[..], [Effect::AnswerLater { .. }]), "{:?}", out.effects);
+    }
+}
+
+#[test]
+fn a_node_beats_often_enough_for_its_neighbours_whatever_its_agents_do() {
+    for (heartbeat_ms, beats) in [(5 * 60_000, 4), (15_000, 4), (1_000, 60)] {
+        let mut world = World::new();
+        world.state.policy.heartbeat_ms = heartbeat_ms;
+        world.tick(0);
+        let heard = (0..60).filter(|_| is_node_beat(&world.tick(1_000))).count();
+        assert_eq!(heard, beats, "in a minute, at a heartbeat of {heartbeat_ms} ms");
+    }
+}
+
+fn is_node_beat(out: &Outcome) -> bool {
+    out.effects.iter().any(|effect| {
+        matches!(effect, Effect::Publish { subject, .. } if *subject == Subject::NodeHeartbeat(node()))
+    })
+}
+
+#[test]
+fn a_neighbour_is_gone_after_a_minute_of_silence_on_a_bus_that_carries() {
+    let mut world = World::new();
+    world.state.policy.shared_bus = true;
+    // Our own agents' heartbeat says nothing about others.
+    world.state.policy.heartbeat_ms = 5 * 60_000;
+    let is_there =
+        |world: &World| matches!(whose(&world.state, &mut SpawnRequest::default()), Whose::Unclear(_));
+    let seconds = |world: &mut World, count: u32| (0..count).for_each(|_| drop(world.tick(1_000)));
+    seconds(&mut world, 1);
     world.apply(Event::Neighbour(NodeId::parse("other").unwrap()));
-    let out = world.control("nobody", AgentTopic::Stop);
-    assert!(matches!(out.effects[..], [Effect::AnswerLater { .. }]), "{:?}", out.effects);
-    // It is not heard again, so it is gone.
-    world.tick(60_001);
-    assert!(only_answer::<ErrorReply>(&world.control("nobody", AgentTopic::Stop)).error.hint.is_some());
+    seconds(&mut world, 60);
+    assert!(is_there(&world));
+    // Nobody is heard on a bus that is away, and nobody in one's sleep.
+    (0..600).for_each(|_| drop(world.tick_without_bus(1_000)));
+    world.tick(3_600_000);
+    assert!(is_there(&world));
+    seconds(&mut world, 61);
+    assert!(!is_there(&world));
 }
 
 #[test]

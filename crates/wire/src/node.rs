@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AgentId, NodeId, Timestamp};
 
-/// A node lives: `node.{node}.heartbeat`, every 15 s.
+/// A node lives: `node.{node}.heartbeat`, every 15 s at least, whatever the heartbeat of its agents is. Who is not heard
+/// for a minute is gone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeHeartbeat {

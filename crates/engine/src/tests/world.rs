@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ostler_client::Message;
+use ostler_client::{Connection, Message};
 use ostler_store::Write;
 use ostler_wire::{
     AgentEvent, AgentId, AgentState, AgentTopic, AlertMessage, DashboardState, DesiredState, HostRecord,
@@ -56,8 +56,16 @@ impl World {
     }
 
     pub(super) fn tick(&mut self, ms: i64) -> Outcome {
+        self.tick_with(ms, Connection::Up(1))
+    }
+
+    pub(super) fn tick_without_bus(&mut self, ms: i64) -> Outcome {
+        self.tick_with(ms, Connection::Down)
+    }
+
+    fn tick_with(&mut self, ms: i64, bus: Connection) -> Outcome {
         self.now = Timestamp::from_millisecond(self.now.as_millisecond() + ms).unwrap();
-        self.apply(Event::Tick)
+        self.apply(Event::Tick(bus))
     }
 
     pub(super) fn spawn(&mut self, agent: &str, spawn: SpawnRequest) -> Outcome {
