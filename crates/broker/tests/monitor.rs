@@ -1,19 +1,17 @@
-//! Monitoring over real HTTP: what dashboards read is there, live and true; who asks badly or slowly hurts nobody.
+//! Monitoring over real HTTP: what dashboards read is there, live and true.
 #![cfg(test)]
 #![cfg(feature = "monitor")]
 
 mod common;
+mod dashboard;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{DEADLINE, Raw, eventually, local};
-use ostler_broker::{Builder, Credential, Error, Identity, Permissions, Server, Users};
-use serde_json::{Map, Value, json};
+use common::{Raw, eventually, local};
+use dashboard::{connections, document, get, list, monitored, open_monitored};
+use ostler_broker::{Credential, Identity, Permissions, Users};
+use serde_json::{Value, json};
 
 /// What nats-top, prometheus-nats-exporter and nats.py read of `/varz`, or show.
 const VARZ_READ: &[&str] = &[
@@ -90,16 +88,6 @@ const SUBSZ_READ: &[&str] = &[
     "max_fanout",
     "avg_fanout",
 ];
-
-fn monitored() -> Builder {
-    local().shards(1).monitor("127.0.0.1:0".parse().unwrap())
-}
-
-fn open_monitored() -> (Server, SocketAddr) {
-    let server = monitored().allow_anonymous().start().unwrap();
-    let address = server.monitor_addr().expect("it serves monitoring");
-    (server, address)
-}
 
 #[test]
 fn dashboards_find_what_they_read() {
@@ -273,43 +261,6 @@ fn two_thousand_connections_are_listed_page_by_page() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_refused_with_a_reason() {
-    let (_server, monitor) = open_monitored();
-    for (target, status, reason) in [
-        ("/connz?limit=x", 400, "Error decoding int for 'limit'"),
-        ("/connz?sort=nope", 400, "invalid sorting option: nope"),
-        ("/connz?sort=stop", 400, "sort by stop only valid on closed connections"),
-        ("/connz?state=nope", 400, "Error decoding state for nope"),
-        ("/connz?subs=maybe", 400, "Error decoding boolean for 'subs'"),
-        ("/subsz?test=foo..x", 400, "invalid test subject, must be valid publish subject: foo..x"),
-        ("/healthz?js-enabled-only=maybe", 400, "Error decoding boolean for 'js-enabled-only'"),
-        ("/accountz?acc=nope", 400, "Account nope does not exist"),
-        ("/nope", 404, "404 page not found"),
-    ] {
-        let (got, _, body) = get(monitor, target);
-        assert_eq!(got, status, "{target}");
-        assert!(body.contains(reason), "{target}: {body}");
-    }
-    let (status, head, _) =
-        request(monitor, "POST /varz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n");
-    assert!(status == 405 && head.to_lowercase().contains("allow: get"), "{head}");
-    let (status, head, body) = request(monitor, "HEAD /varz HTTP/1.1\r\nHost: localhost\r\n");
-    assert!(status == 200 && body.is_empty() && head.to_lowercase().contains("content-length: "), "{head}");
-}
-
-#[test]
-fn web_pages_cannot_read_it() {
-    let (_server, monitor) = open_monitored();
-    let (status, head, body) =
-        request(monitor, "GET /varz HTTP/1.1\r\nHost: evil.example:8222\r\nOrigin: http://evil.example\r\n");
-    assert_eq!(status, 403, "a name of its own that leads here");
-    assert!(!head.to_lowercase().contains("access-control") && body.contains("localhost"), "{head}{body}");
-    let (status, head, _) =
-        request(monitor, "GET /varz HTTP/1.1\r\nHost: 127.0.0.1:8222\r\nOrigin: http://x\r\n");
-    assert!(status == 200 && !head.to_lowercase().contains("access-control"), "{head}");
-}
-
-#[test]
 fn secrets_are_told_to_nobody() {
     let users = Users::new();
     let password = Credential::Password { user: "joe".into(), password: "hunter2".into() };
@@ -354,6 +305,7 @@ fn what_does_not_exist_here_is_empty() {
 #[cfg(feature = "tls")]
 #[test]
 fn encryption_and_its_failures_are_told() {
+    use std::io::{Read as _, Write as _};
     use std::sync::Arc;
 
     let dir = tempfile::tempdir().unwrap();
@@ -408,230 +360,10 @@ fn the_websocket_listener_is_told_as_nats_server_does() {
     );
 }
 
-#[test]
-fn a_port_in_use_is_a_clear_error() {
-    let held = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = held.local_addr().unwrap();
-    let error = local().allow_anonymous().monitor(address).start().unwrap_err();
-    assert!(matches!(error, Error::Monitor { .. }) && error.is_retryable());
-    let text = error.to_string();
-    assert!(text.starts_with(&format!("cannot serve monitoring on {address}: the port is in use")), "{text}");
-}
-
-#[test]
-fn slow_readers_and_writers_hurt_nobody() {
-    let (server, monitor) = open_monitored();
-    let mut client = Raw::connect(server.local_addr());
-    client.send("SUB a 1\r\n");
-    client.sync();
-    // Half of them send requests that never end, half never read what they asked for.
-    let slow: Vec<_> = (0..64)
-        .map(|n| {
-            let mut stream = TcpStream::connect(monitor).unwrap();
-            let request = if n % 2 == 0 {
-                "GET /varz HTTP/1.1\r\nHost: loc"
-            } else {
-                "GET /connz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-            };
-            stream.write_all(request.as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    for _ in 0..20 {
-        assert_eq!(get(monitor, "/healthz").0, 200);
-        client.send("PUB a 2\r\nhi\r\n");
-        assert_eq!(client.message().payload, b"hi");
-    }
-    let mut endless = TcpStream::connect(monitor).unwrap();
-    endless.set_read_timeout(Some(DEADLINE)).unwrap();
-    let _ = endless.write_all(b"GET /varz HTTP/1.1\r\n");
-    let _ = endless.write_all(&[b"X: ".as_slice(), &[b'x'; 64 << 10]].concat());
-    let mut answer = String::new();
-    // The server hangs up while it is still being told more: a reset is as good as an end.
-    let _ = endless.read_to_string(&mut answer);
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
-    drop(slow);
-}
-
-#[test]
-fn shutting_down_ends_the_monitor_too() {
-    let (server, monitor) = open_monitored();
-    let idle = TcpStream::connect(monitor).unwrap();
-    assert_eq!(get(monitor, "/healthz").0, 200);
-    server.shutdown();
-    assert!(TcpStream::connect(monitor).is_err(), "nobody listens any more");
-    assert_eq!(server.monitor("/healthz").status, 503);
-    assert_eq!(server.monitor("/connz").status, 503);
-    TcpListener::bind(monitor).expect("the port is free");
-    drop(idle);
-}
-
-/// Every field a real nats-server has, of the same type, but for those listed with a reason.
-#[test]
-fn documents_have_the_fields_of_a_real_nats_server() {
-    /// What only a server with these features has anything to say about.
-    const ABSENT: &[&str] = &["disk_io_wait_stats", "feature_flags"];
-    let Some(real) = Real::start() else {
-        return;
-    };
-    let (server, ours) = open_monitored();
-    let busy = |address: SocketAddr| {
-        let mut client = Raw::connect_with(
-            address,
-            r#""verbose":false,"name":"app","lang":"x","version":"1","protocol":0,"user":"joe","pass":"x""#,
-        );
-        client.send("SUB a q 1\r\nUNSUB 1 5\r\nPUB a 2\r\nhi\r\n");
-        client.message();
-        client.sync();
-        drop(Raw::connect(address));
-        client
-    };
-    let clients = [busy(server.local_addr()), busy(real.clients)];
-    for target in [
-        "/varz",
-        "/connz",
-        "/connz?subs=1&auth=1",
-        "/connz?subs=detail",
-        "/connz?state=closed",
-        "/subsz",
-        "/subsz?subs=1&acc=$G&test=a",
-        "/routez",
-        "/gatewayz",
-        "/leafz",
-        "/accountz",
-        "/accountz?acc=$G",
-        "/accstatz",
-        "/jsz",
-        "/healthz",
-    ] {
-        eventually("the ended one is listed", || {
-            !target.contains("closed")
-                || [ours, real.monitor].iter().all(|at| !list(&document(*at, target)).is_empty())
-        });
-        let missing = missing(&document(real.monitor, target), &document(ours, target), "");
-        let missing: Vec<_> = missing
-            .into_iter()
-            .filter(|path| !ABSENT.iter().any(|absent| path.contains(absent)))
-            // It measures the round trip at once when a client connects, we first ask after two seconds.
-            .filter(|path| !path.ends_with(".rtt"))
-            // Nothing is imported from other accounts; who did not have to prove who it is has no name.
-            .filter(|path| !path.contains(".imports") && !path.contains("sublist_stats"))
-            .filter(|path| !path.ends_with(".authorized_user") && !path.contains(".gateways"))
-            .filter(|path| !path.contains("http_req_stats"))
-            .filter(|path| !(path.contains(".sent.") || path.contains(".received.")))
-            .collect();
-        assert!(missing.is_empty(), "{target}: {missing:?}");
-    }
-    drop(clients);
-}
-
 fn assert_has(document: &Value, keys: &[&str]) {
     for key in keys {
         assert!(document.get(*key).is_some_and(|value| !value.is_null()), "no {key}: {document:#}");
     }
-}
-
-/// Paths of what `theirs` has and `ours` has not, or of another type. Lists are compared by their first entries.
-fn missing(theirs: &Value, ours: &Value, path: &str) -> Vec<String> {
-    match (theirs, ours) {
-        (Value::Object(theirs), Value::Object(ours)) => missing_in_object(theirs, ours, path),
-        (Value::Array(theirs), Value::Array(ours)) => match (theirs.first(), ours.first()) {
-            (Some(theirs), Some(ours)) => missing(theirs, ours, path),
-            (Some(_), None) => vec![format!("{path}[0]")],
-            _ => vec![],
-        },
-        _ if std::mem::discriminant(theirs) == std::mem::discriminant(ours) => vec![],
-        _ => vec![format!("{path}: {theirs} / {ours}")],
-    }
-}
-
-fn missing_in_object(theirs: &Map<String, Value>, ours: &Map<String, Value>, path: &str) -> Vec<String> {
-    let missing_of = |(key, value): (&String, &Value)| match ours.get(key) {
-        Some(known) => missing(value, known, &format!("{path}.{key}")),
-        None => vec![format!("{path}.{key}")],
-    };
-    theirs.iter().flat_map(missing_of).collect()
-}
-
-/// A nats-server with monitoring. It ends with the value.
-struct Real {
-    process: Child,
-    clients: SocketAddr,
-    monitor: SocketAddr,
-}
-
-impl Real {
-    fn start() -> Option<Self> {
-        let program = std::env::var_os("OSTLER_NATS_SERVER").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.rig/nats-server/nats-server"),
-            PathBuf::from,
-        );
-        if !program.exists() {
-            eprintln!("SKIPPED: no nats-server at {}; set OSTLER_NATS_SERVER", program.display());
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let mut process = Command::new(program)
-            .args(["-a", "127.0.0.1", "-p", "-1", "-m", "-1", "--ports_file_dir"])
-            .arg(dir.path())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut ports = Value::Null;
-        let path = dir.path().join(format!("nats-server_{}.ports", process.id()));
-        eventually("nats-server writes down its ports", || {
-            assert!(process.try_wait().unwrap().is_none(), "it ended");
-            let text = std::fs::read(&path).unwrap_or_default();
-            ports = serde_json::from_slice(&text).unwrap_or_default();
-            ports["monitoring"][0].is_string()
-        });
-        let address = |kind: &str| {
-            let url = ports[kind][0].as_str().unwrap();
-            url.split_once("://").unwrap().1.parse().unwrap()
-        };
-        Some(Self { clients: address("nats"), monitor: address("monitoring"), process })
-    }
-}
-
-impl Drop for Real {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-#[track_caller]
-fn document(monitor: SocketAddr, target: &str) -> Value {
-    let (status, _, body) = get(monitor, target);
-    assert_eq!(status, 200, "{target}: {body}");
-    serde_json::from_str(&body).unwrap()
-}
-
-#[track_caller]
-fn connections(monitor: SocketAddr, query: &str) -> Vec<Value> {
-    list(&document(monitor, &format!("/connz?{query}")))
-}
-
-fn list(document: &Value) -> Vec<Value> {
-    document["connections"].as_array().cloned().unwrap_or_default()
-}
-
-#[track_caller]
-fn get(monitor: SocketAddr, target: &str) -> (u16, String, String) {
-    request(monitor, &format!("GET {target} HTTP/1.1\r\nHost: {monitor}\r\n"))
-}
-
-/// Status, head and body of the answer to a request, whose last header and empty line are added.
-#[track_caller]
-fn request(monitor: SocketAddr, request: &str) -> (u16, String, String) {
-    let mut stream = TcpStream::connect(monitor).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(format!("{request}Connection: close\r\n\r\n").as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
-    (status, head.to_owned(), body.to_owned())
 }
 
 /// Raises this process's limit of open files.
