@@ -106,3 +106,50 @@ fn shutting_down_ends_the_monitor_too() {
     TcpListener::bind(monitor).expect("the port is free");
     drop(idle);
 }
+/// A health check must not wait for those that ask for nothing.
+#[test]
+fn whoever_asks_is_heard_however_many_connections_are_idle() {
+    // More than the monitor keeps.
+    const IDLE: usize = 200;
+    let (_server, monitor) = open_monitored();
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = vec![0; 4096];
+        let len = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..len]).starts_with("HTTP/1.1 200")
+    };
+    let connect = || {
+        let stream = TcpStream::connect(monitor).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    };
+    let mut in_use = connect();
+    assert!(ask(&mut in_use));
+    let mut idle = Vec::new();
+    for count in 0..IDLE {
+        idle.push(connect());
+        if count % 50 == 0 {
+            assert!(ask(&mut in_use), "who asks now and then keeps its place");
+        }
+    }
+    assert_eq!(get(monitor, "/healthz").0, 200);
+    assert!(ask(&mut in_use));
+    // The oldest made room.
+    assert!(matches!(idle[0].read(&mut [0]), Ok(0) | Err(_)));
+    assert!(ask(idle.last_mut().unwrap()));
+}
+
+/// Half a request, or an answer that is not read, is not asking either.
+#[test]
+fn whoever_asks_is_heard_however_many_connections_are_stuck() {
+    let (_server, monitor) = open_monitored();
+    let stuck: Vec<_> = (0..200)
+        .map(|_| {
+            let mut stream = TcpStream::connect(monitor).unwrap();
+            stream.write_all(b"GET /varz HTTP/1.1\r\nHost: loc").unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(get(monitor, "/healthz").0, 200);
+    drop(stuck);
+}

@@ -27,11 +27,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::seats::{Answering, Seat, Seats};
 use super::{ANSWER_MAX, HEALTHY_MAX, MonitorAnswer, Problem, Unanswered, answer, unhealthy};
 use crate::error::Error;
 use crate::shared::Shared;
 
-/// Connections at a time; one more is closed at once. Dashboards use one each.
+/// Connections at a time; for one more another makes room, see [`seats`](super::seats). Dashboards use one each.
 const CONNECTIONS_MAX: usize = 128;
 /// Time for a request to arrive whole, and for a connection to stay without one.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -123,16 +124,18 @@ struct Front {
 /// Accepts and parents the connections.
 async fn accept(listener: tokio::net::TcpListener, front: Arc<Front>) {
     let mut connections = JoinSet::new();
+    let mut seats = Seats::new(CONNECTIONS_MAX);
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
         match stream {
-            Ok(_) if connections.len() >= CONNECTIONS_MAX => {
-                tracing::debug!("too many monitoring connections: one is closed");
+            Ok((stream, _)) => {
+                let seat = Seat::new();
+                let task = connections.spawn(serve(stream, Arc::clone(&front), Arc::clone(&seat)));
+                seats.take(seat, task);
             }
-            Ok((stream, _)) => drop(connections.spawn(serve(stream, Arc::clone(&front)))),
             Err(error) => {
                 // Out of descriptors, mostly: it passes when somebody hangs up.
                 tracing::error!(%error, "cannot accept a monitoring connection; trying again");
@@ -142,10 +145,15 @@ async fn accept(listener: tokio::net::TcpListener, front: Arc<Front>) {
     }
 }
 
-async fn serve(stream: TcpStream, front: Arc<Front>) {
+async fn serve(stream: TcpStream, front: Arc<Front>, seat: Arc<Seat>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let front = Arc::clone(&front);
-        async move { Ok::<_, Infallible>(front.respond(&request).await) }
+        let answering = seat.asked();
+        async move {
+            let mut response = front.respond(&request).await;
+            response.body_mut().answering = Some(answering);
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -231,7 +239,7 @@ fn is_local(host: &[u8]) -> bool {
 }
 
 fn respond_with(answer: MonitorAnswer, permit: Option<OwnedSemaphorePermit>) -> Response<Sending> {
-    let mut response = Response::new(Sending { left: answer.body.into(), _permit: permit });
+    let mut response = Response::new(Sending { left: answer.body.into(), _permit: permit, answering: None });
     if let Ok(status) = answer.status.try_into() {
         *response.status_mut() = status;
     }
@@ -245,6 +253,8 @@ fn respond_with(answer: MonitorAnswer, permit: Option<OwnedSemaphorePermit>) -> 
 struct Sending {
     left: Bytes,
     _permit: Option<OwnedSemaphorePermit>,
+    /// Dropped with the rest.
+    answering: Option<Answering>,
 }
 
 impl Body for Sending {

@@ -10,6 +10,8 @@ pub(crate) mod connz;
 #[cfg(feature = "monitor")]
 pub(crate) mod http;
 pub(crate) mod query;
+#[cfg(feature = "monitor")]
+mod seats;
 pub(crate) mod subsz;
 pub(crate) mod varz;
 
