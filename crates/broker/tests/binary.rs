@@ -6,6 +6,8 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Instant;
@@ -420,6 +422,58 @@ fn certificate(directory: &Path) -> (String, String) {
     let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
     fs::write(&cert, made.cert.pem()).unwrap();
     fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+/// A socket into which nothing more fits until somebody reads the other end.
+fn full_socket() -> (UnixStream, UnixStream) {
+    let (mut full, other) = UnixStream::pair().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.write(&[b'x'; 4096]).is_ok() {}
+    while full.write(b"x").is_ok() {}
+    full.set_nonblocking(false).unwrap();
+    (full, other)
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nobody() {
+    let (stderr, mut reader) = full_socket();
+    let directory = tempfile::tempdir().unwrap();
+    let child = Command::new(PROGRAM)
+        .args(["-a", "127.0.0.1", "-p", "-1", "--user", "a", "--pass", "b", "-DV", "--ports_file_dir"])
+        .arg(directory.path())
+        .stdin(Stdio::null())
+        .stderr(OwnedFd::from(stderr))
+        .spawn()
+        .unwrap();
+    let mut running = Running { child, directory, name: "ostler-broker" };
+    eventually("the server is ready", || running.ports_file().exists());
+    let address = running.client();
+    let mut stays = Raw::connect_with(address, r#""verbose":false,"user":"a","pass":"b""#);
+    stays.sync();
+    for _ in 0..300 {
+        assert_eq!(login(address, r#""user":"x","pass":"y""#), "-ERR 'Authorization Violation'");
+    }
+    stays.sync();
+    assert_eq!(login(address, r#""user":"a","pass":"b""#), "PONG");
+    running.signal(Signal::TERM);
+    assert_eq!(running.end().code(), Some(0), "it does not wait for a reader for ever");
+    drop(running);
+    let mut text = Vec::new();
+    reader.read_to_end(&mut text).unwrap();
+    assert!(text.iter().all(|byte| *byte == b'x'), "nothing fitted in");
+}
+
+#[test]
+fn many_refusals_are_counted_and_not_all_told() {
+    let running = Running::start("authorization {user: a, password: b}\n", &[]);
+    let mut logins = 0;
+    eventually("lines are left out", || {
+        logins += 1;
+        assert_eq!(login(running.client(), r#""user":"x","pass":"y""#), "-ERR 'Authorization Violation'");
+        running.log().contains("are only counted for a second")
+    });
+    let told = running.log().matches("] authorization violation").count();
+    assert!(told >= 1 && logins > 1, "{told} of {logins}");
+}
+
     (cert.display().to_string(), key.display().to_string())
 }
 

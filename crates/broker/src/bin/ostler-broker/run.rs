@@ -56,13 +56,25 @@ fn serve(args: &Args, name: &str) -> Result<(), String> {
         Some(path) => format!("cannot open the log file {}: {error}; choose another with -l", path.display()),
         None => error.to_string(),
     })?;
-    let started = start(args, &settings, name, &log);
+    let served = start_and_wait(args, settings, name, &log, signals);
+    log.finish();
+    served
+}
+
+fn start_and_wait(
+    args: &Args,
+    settings: Settings,
+    name: &str,
+    log: &Log,
+    signals: Signals,
+) -> Result<(), String> {
+    let started = start(args, &settings, name, log);
     let (server, users, _ports) = started.map_err(|reason| {
         log.fatal(&reason);
         // With a log file stderr would otherwise stay silent.
         if settings.log.file.is_some() { reason } else { String::new() }
     })?;
-    wait(args, settings, &server, &users, &log, signals)
+    wait(args, settings, &server, &users, log, signals)
 }
 
 /// Starts the server, tells about it and writes the files by which it is found.
