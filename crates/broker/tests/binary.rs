@@ -10,10 +10,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Instant;
 
 use common::{DEADLINE, Raw, eventually};
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ostler-broker");
@@ -532,3 +535,43 @@ fn included_files_are_found_beside_the_one_that_names_them() {
     let (_raw, info) = Raw::open(running.client());
     assert!(info.contains("\"max_payload\":16384"), "{info}");
 }
+/// Whether a client that begins with TLS and trusts only this certificate gets through.
+fn is_trusted(address: SocketAddr, certificate: &str) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut session = rustls::ClientConnection::new(config.into(), "localhost".try_into().unwrap()).unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    while session.is_handshaking() {
+        if session.complete_io(&mut stream).is_err() {
+            return false;
+        }
+    }
+    true
+}
+
+#[test]
+fn a_reload_renews_the_certificate_of_web_sockets_too() {
+    let files = tempfile::tempdir().unwrap();
+    let (cert, key) = certificate(files.path());
+    let tls = format!("tls {{cert_file: {cert:?}, key_file: {key:?}}}");
+    let text = format!("websocket {{port: -1, {tls}}}\n");
+    let running = Running::start(&text, &[]);
+    let address = running.address("websocket");
+    assert!(is_trusted(address, &cert));
+    fs::write(&key, "no key").unwrap();
+    running.reload(&format!("max_payload: 32KB\n{text}"), "[ERR] Failed to reload server configuration: ");
+    assert!(is_trusted(address, &cert));
+    assert!(Raw::open(running.client()).1.contains("\"max_payload\":1048576"), "nothing was changed");
+    certificate(files.path());
+    assert!(!is_trusted(address, &cert), "the new one is not in use yet");
+    running.reload(&text, "[INF] Reloaded server configuration");
+    assert!(is_trusted(address, &cert));
+}
+

@@ -174,6 +174,15 @@ pub(crate) fn tls_of(settings: &Settings) -> Result<Option<Tls>, String> {
     let Some(tls) = &settings.tls else { return Ok(None) };
     let tls = read_tls(tls)?;
     Ok(Some(if settings.allow_non_tls { tls.allow_plain() } else { tls }))
+/// The certificates of web sockets, read anew.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub(crate) fn websocket_tls_of(settings: &Settings) -> Result<Option<Tls>, String> {
+    let tls = settings.websocket.as_ref().and_then(|websocket| websocket.tls.as_ref());
+    tls.map(read_tls).transpose()
+}
+
 }
 
 fn read_tls(settings: &TlsSettings) -> Result<Tls, String> {
@@ -195,7 +204,7 @@ fn read_tls(settings: &TlsSettings) -> Result<Tls, String> {
 fn websocket_of(settings: &Settings, host: &str) -> Result<Option<WebSocket>, String> {
     let Some(asked) = &settings.websocket else { return Ok(None) };
     let mut websocket = WebSocket::on(resolve(asked.host.as_deref().unwrap_or(host), asked.port)?);
-    websocket.tls = asked.tls.as_ref().map(read_tls).transpose()?;
+    websocket.tls = websocket_tls_of(settings)?;
     websocket.same_origin = asked.same_origin;
     websocket.allowed_origins.clone_from(&asked.allowed_origins);
     websocket.handshake_timeout = asked.handshake_timeout.unwrap_or(websocket.handshake_timeout);

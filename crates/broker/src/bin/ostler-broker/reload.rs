@@ -24,6 +24,7 @@ pub(crate) fn reload(
     check_fixed(running, &settings)?;
     // Whatever may fail comes before the first change.
     let tls = options::tls_of(&settings)?;
+    let websocket_tls = options::websocket_tls_of(&settings)?;
     server.set_limits(settings.limits.clone()).map_err(|error| error.to_string())?;
     if let Err(problem) = users.replace_all(settings.identities.clone()) {
         let _ = server.set_limits(running.limits.clone());
@@ -31,6 +32,9 @@ pub(crate) fn reload(
     }
     if let Some(tls) = tls {
         server.set_tls(tls).map_err(|error| error.to_string())?;
+    }
+    if let Some(tls) = websocket_tls {
+        server.set_websocket_tls(tls).map_err(|error| error.to_string())?;
     }
     log.set_verbosity(&settings.log);
     Ok(settings)
