@@ -2,8 +2,12 @@
 //! differ on purpose, a table says why, and is itself tested. Without a nats-server the tests say so and do nothing.
 #![cfg(all(test, unix, feature = "bin"))]
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{eventually, nats_server};
 
 /// Texts on which both agree, valid or not.
 const AGREED: &[&str] = &[
@@ -20,6 +24,14 @@ const AGREED: &[&str] = &[
     "port: - 1",
     "port: [1,2",
     "port: 4222#c",
+    "port: 0",
+    "listen: 0",
+    "listen: \"127.0.0.1:0\"",
+    "http: 0",
+    "websocket {port: 0}",
+    "system_account: A\naccounts {A {}}",
+    "system_account: A\naccounts [A]",
+    "system_account: \"$G\"",
     "port: = 4222",
     "= 3",
     "a\n",
@@ -139,18 +151,8 @@ const ONLY_THEIRS: &[(&str, &str)] = &[
     ("jetstream {max_mem_store: 1GB}", "not there yet"),
 ];
 
-fn nats_server() -> Option<PathBuf> {
-    let program = std::env::var_os("OSTLER_NATS_SERVER").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.rig/nats-server/nats-server"),
-        PathBuf::from,
-    );
-    if program.exists() {
-        return Some(program);
-    }
-    eprintln!("SKIPPED: no nats-server at {}: set OSTLER_NATS_SERVER", program.display());
-    None
-}
-
+    ("https_port: 8443\nhttp_port: $https_port", "a variable does not excuse it"),
+    ("websocket {}", "without a port it does nothing"),
 /// Whether `program` finds the text valid, and what it says.
 fn judge(program: &Path, text: &str) -> (bool, String) {
     let directory = tempfile::tempdir().unwrap();
@@ -181,5 +183,66 @@ fn the_differences_are_those_that_are_wanted() {
             let Some((ours, theirs, said)) = both(text) else { return };
             assert_eq!((ours, theirs), expected, "{why}: {said}");
         }
+    }
+}
+
+/// What both listen on: `HOST` is an address of this machine.
+#[cfg(target_os = "linux")]
+const PORTS: &[&str] = &[
+    "listen: \"HOST:0\"",
+    "listen: \"HOST:-1\"",
+    "host: HOST\nport: 0",
+    "host: HOST\nport: -1",
+    "listen: \"HOST:-1\"\nhttp: 0",
+    "listen: \"HOST:-1\"\nhttp: \"HOST:0\"",
+    "listen: \"HOST:-1\"\nhttp: \"HOST:-1\"",
+    "listen: \"HOST:-1\"\nhttp_port: 0",
+    "listen: \"HOST:-1\"\nhttp_port: -1",
+    "listen: \"HOST:-1\"\nmonitor_port: 0",
+    "listen: \"HOST:-1\"\nwebsocket {port: 0}",
+    "listen: \"HOST:-1\"\nwebsocket {listen: \"HOST:0\", no_tls: true}",
+    "listen: \"HOST:-1\"\nwebsocket {listen: \"HOST:-1\", no_tls: true}",
+];
+
+/// The kinds of addresses a running server takes, and whether its clients connect to the default port.
+#[cfg(target_os = "linux")]
+fn listening(program: &Path, text: &str) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("f.conf"), text).unwrap();
+    let mut server = Command::new(program)
+        .args(["-c", "f.conf", "--ports_file_dir", "."])
+        .current_dir(directory.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut found = None;
+    eventually(text, || {
+        let ended = server.try_wait().unwrap();
+        assert!(ended.is_none(), "{} ended with {ended:?}: {text}", program.display());
+        let files = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path());
+        found = files
+            .filter(|file| file.extension().is_some_and(|extension| extension == "ports"))
+            .find_map(|file| serde_json::from_slice::<serde_json::Value>(&std::fs::read(file).unwrap()).ok());
+        found.is_some()
+    });
+    server.kill().unwrap();
+    server.wait().unwrap();
+    let found = found.unwrap();
+    let is_default = found["nats"][0].as_str().unwrap().ends_with(":4222");
+    let kinds = found.as_object().unwrap().keys().cloned();
+    kinds.chain([format!("on the default port: {is_default}")]).collect()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_same_ports_are_taken() {
+    let Some(theirs) = nats_server() else { return };
+    // An address of its own, because the default port is one that others may want.
+    let [_, .., high, low] = std::process::id().to_be_bytes();
+    let host = format!("127.77.{high}.{low}");
+    for text in PORTS {
+        let text = text.replace("HOST", &host);
+        let expected = listening(&theirs, &text);
+        assert_eq!(listening(Path::new(env!("CARGO_BIN_EXE_ostler-broker")), &text), expected, "{text}");
     }
 }

@@ -147,13 +147,13 @@ fn read(block: &Block, notes: &Notes) -> Settings {
     let mut fields = Fields::new("", block, notes);
     let mut settings = Settings::default();
     if let Some((host, port)) = address(&mut fields, &["listen"]) {
-        (settings.host, settings.port) = (host, Some(port));
+        (settings.host, settings.port) = (host, port.or_default());
     }
     if let Some(host) = fields.filled(&["host", "net"]) {
         settings.host = Some(host);
     }
     if let Some(port) = port(&mut fields, &["port"]) {
-        settings.port = Some(port);
+        settings.port = port.or_default();
     }
     if let Some(name) = fields.filled(&["server_name", "name"]) {
         if name.contains(char::is_whitespace) {
@@ -334,7 +334,11 @@ fn websocket(entry: &Entry, block: &Block, notes: &Notes) -> Option<WebSocketSet
         fields.wrong(entry, "frames are not compressed; remove it or set it to false");
     }
     fields.finish();
-    let Some(port) = number else {
+    // As in nats-server, port 0 switches them off.
+    if number == Some(Port::Default) {
+        return None;
+    }
+    let Some(port) = number.and_then(Port::or_default) else {
         notes.error(&entry.at, "websocket.port is needed: there is no port that web sockets have by default");
         return None;
     };
@@ -349,16 +353,10 @@ fn websocket(entry: &Entry, block: &Block, notes: &Notes) -> Option<WebSocketSet
 }
 
 fn monitor(fields: &mut Fields<'_>) -> Option<MonitorSettings> {
-    if let Some((host, port)) = address(fields, &["http"]) {
-        return Some(MonitorSettings { host, port });
-    }
-    let entry = fields.take(&["http_port", "monitor_port"])?;
-    // 0 switches it off, -1 takes any port.
-    let port = match port(fields, &["http_port", "monitor_port"])? {
-        0 if matches!(entry.value.kind, Kind::Integer { value: 0, .. }) => return None,
-        port => port,
-    };
-    Some(MonitorSettings { host: None, port })
+    let only_port = port(fields, &["http_port", "monitor_port"]);
+    let (host, port) = address(fields, &["http"]).or_else(|| only_port.map(|port| (None, port)))?;
+    // Its default is to be off.
+    Some(MonitorSettings { host, port: port.or_default()? })
 }
 
 fn lame_duck(fields: &mut Fields<'_>, settings: &mut Settings) {
@@ -371,14 +369,41 @@ fn lame_duck(fields: &mut Fields<'_>, settings: &mut Settings) {
     }
 }
 
-/// A port: -1 takes any free one, which is 0 here.
-fn port(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<u16> {
-    let number = fields.integer(names, -1..=i64::from(u16::MAX))?;
-    Some(u16::try_from(number).unwrap_or(0))
+/// What a file says of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Port {
+    /// 0: the default, where there is one, else none at all.
+    Default,
+    /// -1: any that is free.
+    Free,
+    Number(u16),
+}
+
+impl Port {
+    fn new(number: i64) -> Option<Self> {
+        match u16::try_from(number) {
+            Ok(0) => Some(Self::Default),
+            Ok(number) => Some(Self::Number(number)),
+            Err(_) => (number == -1).then_some(Self::Free),
+        }
+    }
+
+    /// As the system counts: 0 is any free one. `None` for the default.
+    fn or_default(self) -> Option<u16> {
+        match self {
+            Self::Default => None,
+            Self::Free => Some(0),
+            Self::Number(number) => Some(number),
+        }
+    }
+}
+
+fn port(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<Port> {
+    Port::new(fields.integer(names, -1..=i64::from(u16::MAX))?)
 }
 
 /// `HOST:PORT`, `[v6]:PORT`, `:PORT` or `PORT`.
-fn address(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<(Option<String>, u16)> {
+fn address(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<(Option<String>, Port)> {
     let entry = fields.take(names)?;
     let text = match &entry.value.kind {
         Kind::Integer { .. } => return port(fields, names).map(|port| (None, port)),
@@ -396,12 +421,9 @@ fn address(fields: &mut Fields<'_>, names: &[&'static str]) -> Option<(Option<St
 }
 
 /// Splits `HOST:PORT`.
-pub(super) fn split_address(text: &str) -> Option<(Option<String>, u16)> {
+fn split_address(text: &str) -> Option<(Option<String>, Port)> {
     let (host, port) = text.rsplit_once(':')?;
-    let port = match port {
-        "-1" => 0,
-        port => port.parse().ok()?,
-    };
+    let port = Port::new(port.parse().ok()?)?;
     let host = match host.strip_prefix('[') {
         Some(inner) => inner.strip_suffix(']')?,
         None if host.contains(':') => return None,

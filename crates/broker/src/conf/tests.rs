@@ -264,7 +264,17 @@ fn addresses_and_ports() {
         assert_eq!((read.host.as_deref(), read.port), (host, port), "{text}");
     }
     assert_eq!(settings("http_port: 0").monitor, None);
-    assert_eq!(settings("monitor_port: -1").monitor, Some(MonitorSettings { host: None, port: 0 }));
+    assert_eq!(settings("http: 0").monitor, None);
+    assert_eq!(settings("http: \"h:0\"").monitor, None);
+    let anywhere = |host: Option<&str>| Some(MonitorSettings { host: host.map(Into::into), port: 0 });
+    assert_eq!(settings("monitor_port: -1").monitor, anywhere(None));
+    assert_eq!(settings("http: -1").monitor, anywhere(None));
+    assert_eq!(settings("http: \"h:-1\"").monitor, anywhere(Some("h")));
+    for off in ["port: 0", "listen: \"h:0\"", "port: 0, no_tls: true", "listen: \"h:1\", port: 0"] {
+        assert_eq!(settings(&format!("websocket {{{off}}}")).websocket, None, "{off}");
+    }
+    let websocket = settings("websocket {listen: \"h:-1\", no_tls: true}").websocket.unwrap();
+    assert_eq!((websocket.host.as_deref(), websocket.port), (Some("h"), 0));
 }
 
 #[test]
@@ -321,6 +331,11 @@ fn settings_that_need_nats_server_say_why() {
 fn wrong_values_are_explained() {
     for (text, says) in [
         ("port: abc", "f:1:7: port: a whole number is expected, this is a text"),
+        // 0 is the default and only -1 any free port.
+        ("port: 0", None, None),
+        ("listen: 0", None, None),
+        ("listen: \"h:0\"", Some("h"), None),
+        ("listen: h:1\nport: 0", Some("h"), None),
         ("port: 70000", "port: 70000 is out of range, -1 to 65535"),
         ("listen: 127.0.0.1", "listen: an address HOST:PORT is expected"),
         ("listen: \"a:b:c\"", "listen: an address"),

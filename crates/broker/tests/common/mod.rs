@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ostler_broker::{Builder, Server};
@@ -19,6 +20,29 @@ pub(crate) fn local() -> Builder {
 /// A server that lets everybody in.
 pub(crate) fn open_server() -> Server {
     local().shards(1).allow_anonymous().start().unwrap()
+}
+
+/// Where a real nats-server is: `OSTLER_NATS_SERVER`, or where `cargo xtask setup` puts it. Says so when there is none.
+///
+/// # Panics
+///
+/// When there is none although `OSTLER_REQUIRE_NATS_SERVER` says that there must be, as `cargo xtask test` does after it
+/// has found one.
+pub(crate) fn nats_server() -> Option<PathBuf> {
+    let program = std::env::var_os("OSTLER_NATS_SERVER").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.rig/nats-server/nats-server"),
+        PathBuf::from,
+    );
+    if program.exists() {
+        return Some(program);
+    }
+    let shown = program.display();
+    assert!(
+        std::env::var_os("OSTLER_REQUIRE_NATS_SERVER").is_none(),
+        "no nats-server at {shown}, but OSTLER_REQUIRE_NATS_SERVER demands one: correct OSTLER_NATS_SERVER"
+    );
+    eprintln!("SKIPPED: no nats-server at {shown}: set OSTLER_NATS_SERVER or run cargo xtask setup");
+    None
 }
 
 /// Waits until `condition` holds.
