@@ -61,13 +61,13 @@ impl<'a> Fields<'a> {
     /// A text that must not be empty: a file, a name, a secret.
     pub(super) fn filled(&mut self, names: &[&'static str]) -> Option<String> {
         let entry = self.take(names)?;
-        match &entry.value.kind {
-            Kind::Text(text) if text.is_empty() => {
+        match entry.value.as_text() {
+            Some("") => {
                 self.wrong(entry, "it is empty; give a value or remove the setting");
                 None
             }
-            Kind::Text(text) => Some(text.clone()),
-            _ => {
+            Some(text) => Some(text.to_owned()),
+            None => {
                 self.wrong_kind(entry, "a text");
                 None
             }
@@ -162,18 +162,16 @@ impl<'a> Fields<'a> {
         };
         let mut texts = Vec::new();
         for value in values {
-            match &value.kind {
-                Kind::Text(text) => texts.push(text.clone()),
-                other => {
-                    let text = format!(
-                        "{}: texts are expected, this is {}; put it in quotes if it is meant as a text",
-                        self.name(&entry.key),
-                        other.name()
-                    );
-                    self.notes.error(&value.at, text);
-                    return None;
-                }
-            }
+            let Some(text) = value.as_text() else {
+                let text = format!(
+                    "{}: texts are expected, this is {}; put it in quotes if it is meant as a text",
+                    self.name(&entry.key),
+                    value.kind.name()
+                );
+                self.notes.error(&value.at, text);
+                return None;
+            };
+            texts.push(text.to_owned());
         }
         Some((entry, texts))
     }
@@ -182,12 +180,14 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) {
         for entry in &self.block.entries {
             let key = entry.key.to_ascii_lowercase();
-            if self.known.contains(key.as_str()) || entry.referenced {
+            if self.known.contains(key.as_str()) {
                 continue;
             }
             let name = self.name(&key);
+            // A key that a variable names need not be a setting, but may not be one that nats-server would obey.
             let text = match refused::reason(&name) {
                 Some(reason) => format!("{name} is not supported: {reason}"),
+                None if entry.referenced => continue,
                 None => format!("{name} is not a setting{}", self.suggestion(&key)),
             };
             self.notes.error(&entry.at, text);

@@ -199,11 +199,14 @@ impl Parser<'_> {
                 let bare = text.bare_value()?;
                 match bare.strip_prefix('$').filter(|_| !is_bcrypt(&bare)) {
                     Some(name) => return self.variable(name, at, depth),
-                    None => bare_kind(bare, &at)?,
+                    None => {
+                        let kind = bare_kind(&bare, &at)?;
+                        return Ok(Value { at, kind, text: Some(bare), is_variable: false });
+                    }
                 }
             }
         };
-        Ok(Value { at, kind })
+        Ok(Value { at, kind, text: None, is_variable: false })
     }
 
     fn list(&mut self, text: &mut Text<'_>, depth: usize) -> Result<Vec<Value>, Invalid> {
@@ -241,9 +244,9 @@ impl Parser<'_> {
             .find_map(|scope| scope.entries.iter_mut().rev().find(|entry| entry.key == name));
         if let Some(entry) = found {
             entry.referenced = true;
-            let kind = entry.value.kind.clone();
+            let Value { kind, text, .. } = entry.value.clone();
             self.spend(kind.size(), &at)?;
-            return Ok(Value { at, kind });
+            return Ok(Value { at, kind, text, is_variable: true });
         }
         let Some(set) = self.outside.variable(name) else {
             let text = format!(
@@ -257,12 +260,12 @@ impl Parser<'_> {
         let (scopes, files) = (self.scopes.len(), self.files.len());
         let kind = match self.value(&mut inner, depth + 1) {
             Ok(value) if inner.peek().is_none() => value.kind,
-            _ => Kind::Text(set),
+            _ => Kind::Text(set.clone()),
         };
         // What broke off half-way left its blocks open.
         self.scopes.truncate(scopes);
         self.files.truncate(files);
-        Ok(Value { at, kind })
+        Ok(Value { at, kind, text: Some(set), is_variable: true })
     }
 
     fn spend(&mut self, values: usize, at: &Position) -> Result<(), Invalid> {
@@ -296,8 +299,8 @@ pub(super) fn is_bcrypt(text: &str) -> bool {
     ["$2a$", "$2b$", "$2x$", "$2y$"].iter().any(|prefix| text.starts_with(prefix))
 }
 
-fn bare_kind(bare: String, at: &Position) -> Result<Kind, Invalid> {
-    let is_any = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(&bare));
+fn bare_kind(bare: &str, at: &Position) -> Result<Kind, Invalid> {
+    let is_any = |words: &[&str]| words.iter().any(|word| word.eq_ignore_ascii_case(bare));
     if bare.is_empty() {
         return Err(Invalid::one(Some(at.clone()), "a value should stand here"));
     }
@@ -307,10 +310,10 @@ fn bare_kind(bare: String, at: &Position) -> Result<Kind, Invalid> {
     if is_any(&["false", "no", "off"]) {
         return Ok(Kind::Bool(false));
     }
-    match (units::integer(&bare), units::float(&bare)) {
-        (Some(Some(value)), _) => Ok(Kind::Integer { value, text: bare }),
+    match (units::integer(bare), units::float(bare)) {
+        (Some(Some(value)), _) => Ok(Kind::Integer { value, text: bare.to_owned() }),
         (Some(None), _) => Err(Invalid::one(Some(at.clone()), format!("{bare} is too large a number"))),
         (None, Some(number)) => Ok(Kind::Float(number)),
-        (None, None) => Ok(Kind::Text(bare)),
+        (None, None) => Ok(Kind::Text(bare.to_owned())),
     }
 }

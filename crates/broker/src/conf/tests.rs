@@ -149,6 +149,68 @@ fn variables_come_from_earlier_keys_and_the_environment() {
 }
 
 #[test]
+fn what_a_variable_names_is_a_text_where_a_text_is_wanted() {
+    let secret = |text: &str, value: &str| {
+        let mut outside = memory(text);
+        outside.variables.insert("SECRET".into(), value.into());
+        let read = Settings::load(Path::new("f"), &outside).unwrap_or_else(|error| panic!("{text}: {error}"));
+        read.identities[0].credential.clone()
+    };
+    for value in ["1234", "1.50", "12k", "true", "[a]", "007", "99999999999999999999", "two words"] {
+        assert_eq!(
+            secret("authorization {token: $SECRET}", value),
+            Credential::Token(value.into()),
+            "{value}"
+        );
+        assert_eq!(
+            secret("PASSWORD: $SECRET\nauthorization {user: u, password: $PASSWORD}", value),
+            Credential::Password { user: "u".into(), password: value.into() },
+            "{value}"
+        );
+    }
+    // A key of the file is one too, and quotes leave a dollar sign what it is.
+    assert_eq!(secret("A: 0012\nauthorization {token: $A}", ""), Credential::Token("0012".into()));
+    assert_eq!(secret("authorization {token: \"$SECRET\"}", "x"), Credential::Token("$SECRET".into()));
+    assert_eq!(
+        settings("A: 12\nwebsocket {port: 1, no_tls: true, origin: $A}").websocket.unwrap().allowed_origins,
+        ["12"]
+    );
+    // It still is what it looks like elsewhere.
+    assert_eq!(settings("A: 12\nport: $A").port, Some(12));
+    let listed = invalid("A: [1]\nserver_name: $A");
+    assert!(listed.contains("this is a list") && !listed.contains("quotes"), "{listed}");
+}
+
+#[test]
+fn a_variable_does_not_excuse_a_setting_that_is_not_supported() {
+    for text in [
+        "https_port: 18443\nhttp_port: $https_port",
+        "cluster {port: 6222}\nA: $cluster\nB: $A",
+        "logfile_size_limit: 5\nmax_subs: $logfile_size_limit",
+        "tls {cert_file: c, key_file: k, min_version: 1, timeout: $min_version}",
+        "accounts {A {mappings: x, users: [{user: $mappings, password: p}]}}",
+    ] {
+        assert!(invalid(text).contains("is not supported: "), "{text}: {}", invalid(text));
+    }
+}
+
+#[test]
+fn the_system_account_is_one_that_is_there() {
+    for text in [
+        "system_account: S\naccounts {S {users: [{user: a, password: b}]}}",
+        "system_account: S\naccounts {S {}}",
+        "system_account: S\naccounts [S, T]",
+        "system_account: \"$SYS\"",
+        "system_account: \"$G\"",
+    ] {
+        assert!(settings(text).system_account.is_some(), "{text}");
+    }
+    for text in ["system_account: S", "system: S\naccounts {T {}}"] {
+        assert!(invalid(text).contains("there is no account \"S\" under accounts"), "{text}");
+    }
+}
+
+#[test]
 fn includes_are_read_in_place_and_relative_to_the_file() {
     let mut outside = memory("a: 1\ninclude sub/one.conf\nz: $deep\nu { include 'sub/two.conf' }");
     outside.files.insert("sub/one.conf".into(), b"b: 2, include \"two.conf\"\n".to_vec());

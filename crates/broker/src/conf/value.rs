@@ -33,6 +33,20 @@ pub struct Value {
     pub at: Position,
     /// What it is.
     pub kind: Kind,
+    /// As it was written, if that was bare or outside of the file.
+    pub text: Option<String>,
+    /// Whether a `$variable` brought it: then it is a text wherever one is wanted, whatever it looks like.
+    pub is_variable: bool,
+}
+
+impl Value {
+    /// What it says where a text is wanted; `None` if it is none.
+    pub(super) fn as_text(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Text(text) => Some(text),
+            _ => self.text.as_deref().filter(|_| self.is_variable),
+        }
+    }
 }
 
 /// The kinds of values the language has.
