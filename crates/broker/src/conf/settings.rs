@@ -234,13 +234,20 @@ fn security(fields: &mut Fields<'_>, settings: &mut Settings) {
             None => {}
         }
     }
-    if let Some(entry) = fields.take(&["accounts"]) {
+    let accounts = fields.take(&["accounts"]);
+    if let Some(entry) = accounts {
         settings.identities.extend(users::accounts(entry, notes));
     }
     for entry in fields.take(&["authorization"]).into_iter().chain(fields.take(&["accounts"])).take(1) {
         users::check_unique(&settings.identities, entry, notes);
     }
     settings.system_account = fields.filled(&["system_account", "system"]);
+    if let Some(name) = &settings.system_account
+        && !users::is_declared(name, accounts)
+        && let Some(entry) = fields.take(&["system_account", "system"])
+    {
+        fields.wrong(entry, format!("there is no account {name:?} under accounts; add it"));
+    }
     if let Some(name) = fields.filled(&["no_auth_user"]) {
         if !settings.identities.iter().any(|identity| identity.name == name)
             && let Some(entry) = fields.take(&["no_auth_user"])

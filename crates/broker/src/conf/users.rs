@@ -16,6 +16,8 @@ use crate::permissions::{AllowResponses, Permissions, Rules};
 
 /// The account of users outside `accounts`.
 const GLOBAL: &str = "$G";
+/// The system account where none is named.
+const SYSTEM: &str = "$SYS";
 /// Longer than any server runs: how `expires: -1`, for ever, is said.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -98,6 +100,17 @@ pub(super) fn accounts(entry: &Entry, notes: &Notes) -> Vec<Identity> {
         _ => notes.error(&entry.value.at, "accounts: a block {NAME: {users: [...]}} is expected"),
     }
     identities
+}
+
+/// Whether an account is there: listed, with users or without, or one of those that always are.
+pub(super) fn is_declared(name: &str, accounts: Option<&Entry>) -> bool {
+    name == GLOBAL
+        || name == SYSTEM
+        || match accounts.map(|entry| &entry.value.kind) {
+            Some(Kind::Block(block)) => block.entries.iter().any(|account| account.key == name),
+            Some(Kind::List(values)) => values.iter().any(|value| value.as_text() == Some(name)),
+            _ => false,
+        }
 }
 
 fn check_account(entry: &Entry, name: &str, notes: &Notes) {
