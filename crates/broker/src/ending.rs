@@ -100,7 +100,8 @@ impl Drop for Watch<'_> {
 
 /// Sends the clients away one after the other, then ends the server. Blocks until then, or until the end is asked for.
 pub(crate) fn send_all_away(shared: &Shared, how: LameDuck) {
-    if shared.ending.pause(how.grace) {
+    // Without clients there is nobody to give time to.
+    if shared.connections() > 0 && shared.ending.pause(how.grace) {
         return;
     }
     let until = Instant::now() + how.over;

@@ -398,6 +398,13 @@ fn a_port_in_use_is_told_on_stderr_and_in_the_log() {
     let log = running.directory.path().join("second.log");
     let port = running.client().port().to_string();
     let output = run(&["-a", "127.0.0.1", "-p", &port, "-l", log.to_str().unwrap()]);
+#[test]
+fn a_lame_duck_without_clients_ends_at_once() {
+    let mut running = Running::start("lame_duck_grace_period: \"1h\"\n", &[]);
+    running.signal(Signal::USR2);
+    assert_eq!(running.end().code(), Some(0));
+}
+
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("the port is in use"), "{}", stderr(&output));
     assert!(fs::read_to_string(log).unwrap().contains("[FTL] cannot listen on 127.0.0.1:"));
