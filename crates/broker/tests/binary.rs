@@ -173,6 +173,8 @@ fn wrong_flags_end_with_1_and_the_reason() {
         (vec!["--tlscert", "x"], "need --tls or --tlsverify"),
         (vec!["-a", "no such host"], "cannot listen on host"),
         (vec!["-c", "/nonexistent.conf"], "cannot read /nonexistent.conf"),
+        (vec!["-n", "a b"], "a server's name has no spaces"),
+        (vec!["-n", ""], "a server's name cannot be empty"),
         (vec!["--signal", "dance=1"], "unknown signal \"dance\""),
         (vec!["--signal", "quit=/nonexistent.pid"], "no process id"),
         (vec!["--signal", "quit=0"], "greater than 0"),
@@ -183,6 +185,36 @@ fn wrong_flags_end_with_1_and_the_reason() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {text}");
         assert!(text.contains(says), "{arguments:?}: {text}");
     }
+}
+
+#[test]
+fn an_argument_that_is_no_text_is_refused() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let odd = std::ffi::OsStr::from_bytes(b"\xff.conf");
+    let output = Command::new(PROGRAM).arg("-c").arg(odd).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("\\xFF.conf\" is not UTF-8"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    for flag in ["-h", "--help_tls", "-v"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(PROGRAM).arg(flag).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()), "{flag}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_place_that_takes_no_text_is_told() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = Command::new(PROGRAM).arg("-h").stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let output = output.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot write"), "{}", stderr(&output));
 }
 
 #[test]
@@ -199,6 +231,7 @@ fn a_bad_configuration_ends_with_1_and_every_problem() {
         ("include \"none.conf\"\n", "none.conf"),
         ("max_payload: 100MB\n", "max_pending"),
         ("allow_non_tls: true\n", "there is no tls"),
+        ("system_account: NOPE\n", "there is no account \"NOPE\""),
     ] {
         fs::write(&file, text).unwrap();
         for flags in [vec!["-c", path], vec!["-t", "-c", path]] {
@@ -366,6 +399,13 @@ fn a_log_that_was_moved_away_is_opened_again() {
 }
 
 #[test]
+fn a_lame_duck_without_clients_ends_at_once() {
+    let mut running = Running::start("lame_duck_grace_period: \"1h\"\n", &[]);
+    running.signal(Signal::USR2);
+    assert_eq!(running.end().code(), Some(0));
+}
+
+#[test]
 fn a_lame_duck_tells_its_clients_and_ends_when_they_left() {
     let mut running = Running::start("lame_duck_grace_period: \"1s\"\nlame_duck_duration: \"30s\"\n", &[]);
     let mut client = Raw::connect_with(running.client(), r#""verbose":false,"protocol":1"#);
@@ -382,56 +422,6 @@ fn a_lame_duck_tells_its_clients_and_ends_when_they_left() {
     assert!(running.log().contains("Server Exiting.."));
 }
 
-#[test]
-fn another_process_is_signalled_through_its_pid_file() {
-    let mut running = Running::start("", &[]);
-    let pid_file = running.directory.path().join("pid");
-    let output = run(&["--signal", &format!("quit={}", pid_file.display())]);
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(running.end().success());
-    assert!(running.log().contains("Trapped \"interrupt\" signal"));
-}
-
-#[test]
-fn a_port_in_use_is_told_on_stderr_and_in_the_log() {
-    let running = Running::start("", &[]);
-    let log = running.directory.path().join("second.log");
-    let port = running.client().port().to_string();
-    let output = run(&["-a", "127.0.0.1", "-p", &port, "-l", log.to_str().unwrap()]);
-#[test]
-fn a_lame_duck_without_clients_ends_at_once() {
-    let mut running = Running::start("lame_duck_grace_period: \"1h\"\n", &[]);
-    running.signal(Signal::USR2);
-    assert_eq!(running.end().code(), Some(0));
-}
-
-    assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("the port is in use"), "{}", stderr(&output));
-    assert!(fs::read_to_string(log).unwrap().contains("[FTL] cannot listen on 127.0.0.1:"));
-    let output = run(&["-a", "127.0.0.1", "-p", &port]);
-    assert_eq!(stderr(&output).matches("the port is in use").count(), 1, "{}", stderr(&output));
-}
-
-#[test]
-fn monitoring_is_on_loopback_when_asked_for() {
-    let running = Running::start("", &["-a", "0.0.0.0", "-m", "-1"]);
-    let address = running.address("monitoring");
-    assert!(address.ip().is_loopback());
-    running.waits_for(&format!("[INF] Starting http monitor on {address}"));
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.contains("200 OK") && answer.contains(r#"{"status":"ok"}"#), "{answer}");
-}
-
-/// A certificate for localhost and its key, as files.
-fn certificate(directory: &Path) -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
-    fs::write(&cert, made.cert.pem()).unwrap();
-    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
 /// A socket into which nothing more fits until somebody reads the other end.
 fn full_socket() -> (UnixStream, UnixStream) {
     let (mut full, other) = UnixStream::pair().unwrap();
@@ -484,6 +474,49 @@ fn many_refusals_are_counted_and_not_all_told() {
     assert!(told >= 1 && logins > 1, "{told} of {logins}");
 }
 
+#[test]
+fn another_process_is_signalled_through_its_pid_file() {
+    let mut running = Running::start("", &[]);
+    let pid_file = running.directory.path().join("pid");
+    let output = run(&["--signal", &format!("quit={}", pid_file.display())]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(running.end().success());
+    assert!(running.log().contains("Trapped \"interrupt\" signal"));
+}
+
+#[test]
+fn a_port_in_use_is_told_on_stderr_and_in_the_log() {
+    let running = Running::start("", &[]);
+    let log = running.directory.path().join("second.log");
+    let port = running.client().port().to_string();
+    let output = run(&["-a", "127.0.0.1", "-p", &port, "-l", log.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the port is in use"), "{}", stderr(&output));
+    assert!(fs::read_to_string(log).unwrap().contains("[FTL] cannot listen on 127.0.0.1:"));
+    let output = run(&["-a", "127.0.0.1", "-p", &port]);
+    assert_eq!(stderr(&output).matches("the port is in use").count(), 1, "{}", stderr(&output));
+}
+
+#[test]
+fn monitoring_is_on_loopback_when_asked_for() {
+    let running = Running::start("", &["-a", "0.0.0.0", "-m", "-1"]);
+    let address = running.address("monitoring");
+    assert!(address.ip().is_loopback());
+    running.waits_for(&format!("[INF] Starting http monitor on {address}"));
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK") && answer.contains(r#"{"status":"ok"}"#), "{answer}");
+}
+
+/// A certificate for localhost and its key, as files.
+fn certificate(directory: &Path) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+    fs::write(&cert, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     (cert.display().to_string(), key.display().to_string())
 }
 
@@ -528,20 +561,6 @@ fn web_sockets_are_announced() {
     assert_eq!(&answer, b"HTTP/1.1 101");
 }
 
-#[test]
-fn included_files_are_found_beside_the_one_that_names_them() {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("limits.conf"), "max_payload: 16KB\n").unwrap();
-    let running = Running::start_as(
-        "ostler-broker",
-        Path::new(PROGRAM),
-        directory,
-        "include limits.conf\nserver_name: x\n",
-        &[],
-    );
-    let (_raw, info) = Raw::open(running.client());
-    assert!(info.contains("\"max_payload\":16384"), "{info}");
-}
 /// Whether a client that begins with TLS and trusts only this certificate gets through.
 fn is_trusted(address: SocketAddr, certificate: &str) -> bool {
     let mut roots = rustls::RootCertStore::empty();
@@ -582,3 +601,17 @@ fn a_reload_renews_the_certificate_of_web_sockets_too() {
     assert!(is_trusted(address, &cert));
 }
 
+#[test]
+fn included_files_are_found_beside_the_one_that_names_them() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("limits.conf"), "max_payload: 16KB\n").unwrap();
+    let running = Running::start_as(
+        "ostler-broker",
+        Path::new(PROGRAM),
+        directory,
+        "include limits.conf\nserver_name: x\n",
+        &[],
+    );
+    let (_raw, info) = Raw::open(running.client());
+    assert!(info.contains("\"max_payload\":16384"), "{info}");
+}

@@ -1,6 +1,7 @@
 //! The flags of nats-server in Go's syntax: one dash or two, `-flag value` or `-flag=value`, switches with an optional
 //! `=true`. Pure: texts to [`Args`].
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// What the command line asks for.
@@ -73,6 +74,17 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["profile"], "profile the process from outside, for instance with perf"),
     (&["tlsocsp"], "OCSP needs nats-server"),
 ];
+
+/// The arguments as texts.
+///
+/// # Errors
+/// One is no UTF-8 text, as only the name of a file can be.
+pub(crate) fn texts(arguments: impl Iterator<Item = OsString>) -> Result<Vec<String>, String> {
+    let text = |argument: OsString| {
+        argument.into_string().map_err(|odd| format!("argument {odd:?} is not UTF-8 text; rename the file"))
+    };
+    arguments.map(text).collect()
+}
 
 /// Reads the arguments after the program's name.
 ///

@@ -14,17 +14,17 @@ mod signal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args();
+    let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let name = std::path::Path::new(&program)
         .file_name()
         .map_or("ostler-broker".into(), |name| name.to_string_lossy());
-    match run::main(arguments.collect(), &name) {
+    match args::texts(arguments).and_then(|arguments| run::main(arguments, &name)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // The reason may have many lines, one for each problem of a configuration.
             if !failure.is_empty() {
-                eprintln!("{name}: {failure}");
+                run::complain(format_args!("{name}: {failure}"));
             }
             ExitCode::FAILURE
         }

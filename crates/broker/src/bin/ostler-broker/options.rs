@@ -53,7 +53,15 @@ fn override_with(args: &Args, settings: &mut Settings) -> Result<(), String> {
     set(&mut settings.host, &args.host);
     // As in nats-server, 0 is the default port.
     set(&mut settings.port, &args.port.map(|port| if port == 0 { PORT } else { any_free(port) }));
-    set(&mut settings.server_name, &args.server_name);
+    match args.server_name.as_deref() {
+        Some("") => {
+            return Err("flag -n: a server's name cannot be empty; give one or leave the flag out".into());
+        }
+        Some(name) if name.contains(char::is_whitespace) => {
+            return Err(format!("flag -n {name:?}: a server's name has no spaces"));
+        }
+        _ => set(&mut settings.server_name, &args.server_name),
+    }
     set(&mut settings.pid_file, &args.pid_file);
     set(&mut settings.ports_file_dir, &args.ports_file_dir);
     set(&mut settings.log.file, &args.log_file);
@@ -166,14 +174,6 @@ pub(crate) fn builder(settings: &Settings, users: &Users) -> Result<Builder, Str
     Ok(builder)
 }
 
-/// The certificates of client connections, read anew.
-///
-/// # Errors
-/// Names the file and what is wrong with it.
-pub(crate) fn tls_of(settings: &Settings) -> Result<Option<Tls>, String> {
-    let Some(tls) = &settings.tls else { return Ok(None) };
-    let tls = read_tls(tls)?;
-    Ok(Some(if settings.allow_non_tls { tls.allow_plain() } else { tls }))
 /// The certificates of web sockets, read anew.
 ///
 /// # Errors
@@ -183,6 +183,14 @@ pub(crate) fn websocket_tls_of(settings: &Settings) -> Result<Option<Tls>, Strin
     tls.map(read_tls).transpose()
 }
 
+/// The certificates of client connections, read anew.
+///
+/// # Errors
+/// Names the file and what is wrong with it.
+pub(crate) fn tls_of(settings: &Settings) -> Result<Option<Tls>, String> {
+    let Some(tls) = &settings.tls else { return Ok(None) };
+    let tls = read_tls(tls)?;
+    Ok(Some(if settings.allow_non_tls { tls.allow_plain() } else { tls }))
 }
 
 fn read_tls(settings: &TlsSettings) -> Result<Tls, String> {

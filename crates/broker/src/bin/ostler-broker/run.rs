@@ -1,5 +1,7 @@
 //! The life of the program: read, check, listen, wait for signals, end.
 
+use std::fmt;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -22,14 +24,29 @@ use crate::{help, options, reload, signal};
 pub(crate) fn main(arguments: Vec<String>, name: &str) -> Result<(), String> {
     let args = parse(arguments)?;
     match &args.action {
-        Action::Help => println!("{}", help::usage(name)),
-        Action::HelpTls => println!("{}", help::about_tls(name)),
-        Action::Version => println!("{}", help::version(name)),
+        Action::Help => print(&help::usage(name))?,
+        Action::HelpTls => print(&help::about_tls(name))?,
+        Action::Version => print(&help::version(name))?,
         Action::Signal(argument) => signal::send(argument, name)?,
         Action::Test => test(&args, name)?,
         Action::Serve => serve(&args, name)?,
     }
     Ok(())
+}
+
+/// Writes to stdout. A reader that leaves before the end has read what it wanted.
+fn print(text: &str) -> Result<(), String> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(format!("cannot write to stdout: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes to stderr, if it takes anything.
+pub(crate) fn complain(text: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// `-t`: says whether the configuration can be used, certificates and addresses included.
@@ -38,11 +55,13 @@ fn test(args: &Args, name: &str) -> Result<(), String> {
     // Building it resolves hosts and reads certificates; nothing listens.
     let _builder = options::builder(&settings, &Users::new())?;
     for warning in &settings.warnings {
-        eprintln!("{name}: warning: {warning}");
+        complain(format_args!("{name}: warning: {warning}"));
     }
     match &args.config {
-        Some(path) => eprintln!("{name}: configuration file {} is valid", options::shown(path)),
-        None => eprintln!("{name}: the options are valid"),
+        Some(path) => {
+            complain(format_args!("{name}: configuration file {} is valid", options::shown(path)));
+        }
+        None => complain(format_args!("{name}: the options are valid")),
     }
     Ok(())
 }
