@@ -71,10 +71,13 @@ impl Store {
         self.removed.extend(&lost);
         self.head_moved |= changed && self.last_seq > 0;
         self.write_out()?;
-        if let Some(files) = &mut self.files {
-            files.listing_changed |= changed;
+        // Both copies of the manifest, whichever was damaged.
+        for _ in 0..2 {
+            if let Some(files) = &mut self.files {
+                files.listing_changed |= changed;
+            }
+            self.sync_now()?;
         }
-        self.sync_now()?;
         Ok(changed)
     }
 
