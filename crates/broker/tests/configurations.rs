@@ -132,6 +132,8 @@ const ONLY_OURS: &[(&str, &str)] = &[
     ("ping_interval: 2m", "a bare time is understood"),
     ("port: 4222,,", "a stray comma is harmless"),
     ("# nothing", "an empty file sets nothing"),
+    ("A: 12\nserver_name: $A", "a variable is a text where a text is wanted"),
+    ("A: 12\nauthorization {user: a, password: $A}", "there it ends with a trace of its stack"),
 ];
 
 /// Texts that only nats-server takes.
@@ -147,12 +149,13 @@ const ONLY_THEIRS: &[(&str, &str)] = &[
     ("allow_non_tls: true", "without tls it says nothing"),
     ("max_payload: 65MB", "such a message could never be delivered"),
     ("no_auth_user: x", "there is no such user"),
+    ("system_account: NOPE", "there is no such account; it finds out when it starts"),
     ("cluster {}", "one node"),
+    ("https_port: 8443\nhttp_port: $https_port", "a variable does not excuse it"),
+    ("websocket {}", "without a port it does nothing"),
     ("jetstream {max_mem_store: 1GB}", "not there yet"),
 ];
 
-    ("https_port: 8443\nhttp_port: $https_port", "a variable does not excuse it"),
-    ("websocket {}", "without a port it does nothing"),
 /// Whether `program` finds the text valid, and what it says.
 fn judge(program: &Path, text: &str) -> (bool, String) {
     let directory = tempfile::tempdir().unwrap();

@@ -321,6 +321,11 @@ fn addresses_and_ports() {
         ("listen: \"h:-1\"", Some("h"), Some(0)),
         ("net: h, port: 1", Some("h"), Some(1)),
         ("LISTEN: h:1\nPORT: 2", Some("h"), Some(2)),
+        // 0 is the default and only -1 any free port.
+        ("port: 0", None, None),
+        ("listen: 0", None, None),
+        ("listen: \"h:0\"", Some("h"), None),
+        ("listen: h:1\nport: 0", Some("h"), None),
     ] {
         let read = settings(text);
         assert_eq!((read.host.as_deref(), read.port), (host, port), "{text}");
@@ -393,11 +398,6 @@ fn settings_that_need_nats_server_say_why() {
 fn wrong_values_are_explained() {
     for (text, says) in [
         ("port: abc", "f:1:7: port: a whole number is expected, this is a text"),
-        // 0 is the default and only -1 any free port.
-        ("port: 0", None, None),
-        ("listen: 0", None, None),
-        ("listen: \"h:0\"", Some("h"), None),
-        ("listen: h:1\nport: 0", Some("h"), None),
         ("port: 70000", "port: 70000 is out of range, -1 to 65535"),
         ("listen: 127.0.0.1", "listen: an address HOST:PORT is expected"),
         ("listen: \"a:b:c\"", "listen: an address"),
@@ -410,6 +410,9 @@ fn wrong_values_are_explained() {
         ("debug: 1", "true or false is expected, this is a number"),
         ("server_name: \"a b\"", "no spaces"),
         ("lame_duck_duration: \"1s\"", "at least \"30s\""),
+        ("ping_interval: 9999999999", "at most 100 years"),
+        ("authorization { token: x, timeout: 9999999999.5 }", "at most 100 years"),
+        ("lame_duck_grace_period: \"5000000000000000h\"", "at most 100 years"),
         ("authorization: x", "a block {...} is expected"),
         ("authorization {user: a}", "a user without a password"),
         ("authorization {password: a}", "a password without a user"),
