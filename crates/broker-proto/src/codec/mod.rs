@@ -120,6 +120,32 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r')
 }
 
+/// Where the first byte is that no subject has: a blank or a control character. Looks at eight bytes at a time.
+#[inline]
+pub fn find_blank(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        if let Some(offset) = find_blank_in(*chunk) {
+            return Some(at + offset);
+        }
+        at += 8;
+    }
+    match bytes.last_chunk() {
+        // Overlaps what was looked at, where none is.
+        Some(chunk) => find_blank_in(*chunk).map(|offset| bytes.len() - 8 + offset),
+        None => bytes.iter().position(|byte| *byte <= b' '),
+    }
+}
+
+#[inline]
+fn find_blank_in(chunk: [u8; 8]) -> Option<usize> {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    let word = u64::from_le_bytes(chunk);
+    // The top bit of each byte below 0x21: only those borrow, and a borrow disturbs none before the first of them.
+    let found = word.wrapping_sub(ONES * 0x21) & !word & (ONES << 7);
+    (found != 0).then(|| found.trailing_zeros() as usize / 8)
+}
+
 /// A decimal of at most nine digits, as nats-server reads sizes: no sign, no blank.
 fn parse_size(digits: &[u8]) -> Option<usize> {
     if digits.is_empty() || digits.len() > 9 {

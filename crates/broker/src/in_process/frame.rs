@@ -1,6 +1,7 @@
 //! Where the parts of a delivered message lie in the bytes it came in: found once, by the connection's reader.
 
 use bytes::Bytes;
+use ostler_broker_proto::codec::find_blank;
 use ostler_broker_proto::{Parsed, ProtocolError, ServerOp, parse_server};
 
 /// Whole messages for one subscription: the bytes, and where each lies in them.
@@ -50,17 +51,14 @@ pub(super) enum Found<'a> {
     Part(usize),
 }
 
-/// Looks at the front of `buf`, which lies at `start` of its run.
-pub(super) fn find(buf: &[u8], start: usize) -> Result<Found<'_>, ProtocolError> {
-    if let Some((sid, frame)) = plain_message(buf, start) {
-        return Ok(Found::Message(Some(sid), frame));
-    }
+/// Looks at the front of `buf`. For what [`plain_message`] does not find. The frame starts at 0.
+pub(super) fn find(buf: &[u8]) -> Result<Found<'_>, ProtocolError> {
     Ok(match parse_server(buf)? {
         Parsed::Op { op: ServerOp::Msg(message), consumed } => {
             let part = |bytes: &[u8]| Part::new(bytes.as_ptr() as usize - buf.as_ptr() as usize, bytes.len());
             let none = Part::new(0, 0);
             let frame = Frame {
-                start: start as u32,
+                start: 0,
                 len: consumed as u32,
                 subject: part(message.subject),
                 reply: message.reply.map_or(none, part),
@@ -74,10 +72,11 @@ pub(super) fn find(buf: &[u8], start: usize) -> Result<Found<'_>, ProtocolError>
     })
 }
 
-/// A whole `MSG`, spaced the way our server does. Everything else, and everything doubtful, is for the real parser.
+/// A whole `MSG` for the subscription of this number, spaced the way our server does; the frame starts at 0. Everything
+/// else, and everything doubtful, is for the real parser.
 #[inline]
-fn plain_message(buf: &[u8], start: usize) -> Option<(u64, Frame)> {
-    let subject_len = buf.strip_prefix(b"MSG ")?.iter().position(|byte| *byte <= b' ')?;
+pub(super) fn plain_message(buf: &[u8]) -> Option<(u64, Frame)> {
+    let subject_len = find_blank(buf.strip_prefix(b"MSG ")?)?;
     let (sid, at) = number(buf, 4 + subject_len)?;
     if buf.get(at) != Some(&b' ') {
         return None;
@@ -86,7 +85,7 @@ fn plain_message(buf: &[u8], start: usize) -> Option<(u64, Frame)> {
     let (reply, size, line_end) = match number(buf, at) {
         Some((size, end)) if buf.get(end) == Some(&b'\r') => (Part::new(0, 0), size, end),
         _ => {
-            let len = buf[at + 1..].iter().position(|byte| *byte <= b' ')?;
+            let len = find_blank(&buf[at + 1..])?;
             let (size, end) = number(buf, at + 1 + len)?;
             (Part::new(at + 1, len), size, end)
         }
@@ -97,7 +96,7 @@ fn plain_message(buf: &[u8], start: usize) -> Option<(u64, Frame)> {
         return None;
     }
     let frame = Frame {
-        start: start as u32,
+        start: 0,
         len: (end + 2) as u32,
         subject: Part::new(4, subject_len),
         reply,
@@ -143,7 +142,7 @@ mod tests {
             "MSG a 3 42 2\r\nhi\r\n",
         ] {
             let bytes = text.as_bytes();
-            let (sid, frame) = plain_message(bytes, 0).expect(text);
+            let (sid, frame) = plain_message(bytes).expect(text);
             let Ok(Parsed::Op { op: ServerOp::Msg(message), consumed }) = parse_server(bytes) else {
                 panic!("{text}");
             };
@@ -158,8 +157,8 @@ mod tests {
     fn whatever_is_not_whole_or_not_plain_is_left_to_the_parser() {
         let whole = b"MSG a 3 inbox 5\r\nhello\r\n";
         for len in 0..whole.len() {
-            assert!(plain_message(&whole[..len], 0).is_none(), "{len}");
-            assert!(matches!(find(&whole[..len], 0), Ok(Found::Part(_))), "{len}");
+            assert!(plain_message(&whole[..len]).is_none(), "{len}");
+            assert!(matches!(find(&whole[..len]), Ok(Found::Part(_))), "{len}");
         }
         for text in [
             "HMSG a 1 12 12\r\nNATS/1.0\r\n\r\n\r\n",
@@ -167,9 +166,9 @@ mod tests {
             "PING\r\n",
             "MSG a b 0\r\n\r\n",
         ] {
-            assert!(plain_message(text.as_bytes(), 0).is_none(), "{text}");
-            assert!(matches!(find(text.as_bytes(), 0), Ok(Found::Message(..) | Found::Word(..))), "{text}");
+            assert!(plain_message(text.as_bytes()).is_none(), "{text}");
+            assert!(matches!(find(text.as_bytes()), Ok(Found::Message(..) | Found::Word(..))), "{text}");
         }
-        assert!(find(b"MSG a 1 2\r\nhello\r\n", 0).is_err(), "the payload is longer than it says");
+        assert!(find(b"MSG a 1 2\r\nhello\r\n").is_err(), "the payload is longer than it says");
     }
 }

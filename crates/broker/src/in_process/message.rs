@@ -1,11 +1,12 @@
-//! A message as a subscriber gets it: a slice of the buffer it arrived in.
+//! A message as a subscriber gets it: a place in the buffer it arrived in.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use ostler_broker_proto::headers::HeaderBlock;
 
-use super::frame::Frame;
+use super::frame::{Frame, Part, Run};
 
 /// A delivered message. Cheap to clone: the bytes are shared.
 ///
@@ -13,21 +14,27 @@ use super::frame::Frame;
 /// copies what it needs.
 #[derive(Clone)]
 pub struct Message {
-    bytes: Bytes,
-    frame: Frame,
+    run: Arc<Run>,
+    /// Its place among the frames of the run. Two words in all: a message is moved a few times until it is read.
+    index: u32,
 }
 
 impl Message {
     #[inline]
-    pub(super) fn new(run: &Bytes, frame: Frame) -> Self {
-        let start = frame.start as usize;
-        Self { bytes: run.slice(start..start + frame.len as usize), frame }
+    pub(super) fn new(run: &Arc<Run>, index: usize) -> Self {
+        Self { run: Arc::clone(run), index: index as u32 }
+    }
+
+    #[inline]
+    fn part(&self, choose: impl FnOnce(&Frame) -> Part) -> &[u8] {
+        let frame = &self.run.frames[self.index as usize];
+        choose(frame).of(&self.run.bytes[frame.start as usize..])
     }
 
     /// The subject it was published to. Bytes, because NATS does not say that subjects are text; see
     /// [`subject_str`](Self::subject_str).
     pub fn subject(&self) -> &[u8] {
-        self.frame.subject.of(&self.bytes)
+        self.part(|frame| frame.subject)
     }
 
     /// The subject as text; what is not UTF-8 in it is replaced.
@@ -37,12 +44,12 @@ impl Message {
 
     /// Where an answer is expected.
     pub fn reply(&self) -> Option<&[u8]> {
-        Some(self.frame.reply.of(&self.bytes)).filter(|reply| !reply.is_empty())
+        Some(self.part(|frame| frame.reply)).filter(|reply| !reply.is_empty())
     }
 
     /// The header block as it came, empty for a message without headers.
     pub fn headers(&self) -> &[u8] {
-        self.frame.headers.of(&self.bytes)
+        self.part(|frame| frame.headers)
     }
 
     /// The first value of a header.
@@ -56,13 +63,14 @@ impl Message {
     }
 
     /// The payload.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.frame.payload.of(&self.bytes)
+        self.part(|frame| frame.payload)
     }
 
     /// The payload as bytes of one's own, without a copy.
     pub fn payload_bytes(&self) -> Bytes {
-        self.bytes.slice_ref(self.payload())
+        self.run.bytes.slice_ref(self.payload())
     }
 }
 

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use ostler_broker_proto::codec::Decimal;
+use ostler_broker_proto::codec::{Decimal, find_blank};
 use ostler_broker_proto::{Parsed, ServerOp, parse_server};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -291,6 +291,18 @@ impl Out<'_> {
 
     fn write(&self, buffer: &mut Vec<u8>) {
         buffer.reserve(self.len());
+        if self.reply.is_none()
+            && self.headers.is_empty()
+            && let Some((size, size_len)) = short_size(self.payload.len())
+        {
+            buffer.extend_from_slice(b"PUB ");
+            buffer.extend_from_slice(self.subject);
+            let line_len = buffer.len() + size_len;
+            buffer.extend_from_slice(&size);
+            buffer.truncate(line_len);
+            buffer.extend_from_slice(self.payload);
+            return buffer.extend_from_slice(b"\r\n");
+        }
         let has_headers = !self.headers.is_empty();
         buffer.extend_from_slice(if has_headers { b"HPUB " } else { b"PUB " });
         buffer.extend_from_slice(self.subject);
@@ -311,7 +323,27 @@ impl Out<'_> {
     }
 }
 
+/// A blank, a size of up to five digits and the line end, and how many of the eight bytes that is: put together in a
+/// register, and written at once.
+#[inline]
+fn short_size(mut size: usize) -> Option<([u8; 8], usize)> {
+    if size > 99_999 {
+        return None;
+    }
+    let mut word = u64::from(u16::from_le_bytes(*b"\r\n"));
+    let mut len = 3;
+    loop {
+        word = word << 8 | (u64::from(b'0') + size as u64 % 10);
+        len += 1;
+        size /= 10;
+        if size == 0 {
+            return Some(((word << 8 | u64::from(b' ')).to_le_bytes(), len));
+        }
+    }
+}
+
 impl Inner {
+    #[inline]
     fn check(&self, out: &Out<'_>) -> Result<(), InProcessError> {
         check_subject(out.subject)?;
         if let Some(reply) = out.reply {
@@ -440,7 +472,7 @@ impl Inner {
 /// White space and line ends would be read as something else than a part of the subject.
 #[inline]
 fn check_subject(subject: &[u8]) -> Result<(), InProcessError> {
-    if subject.is_empty() || subject.iter().any(|byte| *byte <= b' ') {
+    if subject.is_empty() || find_blank(subject).is_some() {
         return Err(InProcessError::Subject(String::from_utf8_lossy(subject).into_owned()));
     }
     Ok(())

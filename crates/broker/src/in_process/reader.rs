@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use ostler_broker_proto::{Parsed, parse_server};
 
 use super::Inner;
-use super::frame::{Found, Frame, Run, find};
+use super::frame::{Found, Frame, Run, find, plain_message};
 use super::message::Message;
 
 /// Room that is made for the messages of a run ahead.
@@ -85,7 +85,11 @@ impl Cutter {
         let (mut at, mut run_start, mut run_sid) = (0, 0, None);
         let mut frames = Vec::with_capacity(self.frames_expected);
         while at < piece.len() {
-            match find(&piece[at..], at - run_start) {
+            let found = match plain_message(&piece[at..]) {
+                Some((sid, frame)) => Ok(Found::Message(Some(sid), frame)),
+                None => find(&piece[at..]),
+            };
+            match found {
                 Ok(Found::Message(sid, frame)) => {
                     if sid != run_sid {
                         self.hand(run_sid, piece.slice(run_start..at), &mut frames).await;
@@ -122,13 +126,13 @@ impl Cutter {
             return;
         };
         self.frames_expected = frames.len().min(FRAMES_EXPECTED_MAX);
+        let run = Arc::new(Run { bytes, frames });
         if sid == super::request::SID {
-            return frames
-                .into_iter()
-                .for_each(|frame| self.inner.requests.answer(Message::new(&bytes, frame)));
+            return (0..run.frames.len())
+                .for_each(|index| self.inner.requests.answer(Message::new(&run, index)));
         }
         if let Some(inbox) = self.inner.inbox(sid)
-            && inbox.push(Run { bytes, frames })
+            && inbox.push(run)
         {
             inbox.room().await;
         }

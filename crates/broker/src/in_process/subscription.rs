@@ -7,9 +7,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
-
-use super::frame::{Frame, Run};
+use super::frame::Run;
 use super::message::Message;
 use super::{Alive, Inner};
 
@@ -22,7 +20,7 @@ pub(super) struct Inbox(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    runs: VecDeque<Run>,
+    runs: VecDeque<Arc<Run>>,
     bytes: usize,
     /// Nothing more will come.
     is_over: bool,
@@ -36,7 +34,7 @@ impl Inbox {
     }
 
     /// Adds a run; returns whether the reader should wait for [`room`](Self::room).
-    pub(super) fn push(&self, run: Run) -> bool {
+    pub(super) fn push(&self, run: Arc<Run>) -> bool {
         let mut waiting = self.lock();
         if waiting.is_over {
             return false;
@@ -75,7 +73,7 @@ impl Inbox {
     }
 
     /// Swaps all that waits with the empty `runs`. Ready with false at the end.
-    fn poll_take(&self, runs: &mut VecDeque<Run>, cx: &mut Context<'_>) -> Poll<bool> {
+    fn poll_take(&self, runs: &mut VecDeque<Arc<Run>>, cx: &mut Context<'_>) -> Poll<bool> {
         let mut waiting = self.lock();
         if waiting.runs.is_empty() {
             if waiting.is_over {
@@ -107,52 +105,45 @@ pub struct Subscription {
     sid: u64,
     inbox: Arc<Inbox>,
     /// Taken from the inbox, not yet looked at.
-    runs: VecDeque<Run>,
-    /// The run that is being handed out, and what is left of it.
-    run: Bytes,
-    frames: std::vec::IntoIter<Frame>,
+    runs: VecDeque<Arc<Run>>,
+    /// The run that is being handed out, and how many of its messages were.
+    run: Option<Arc<Run>>,
+    handed_out: usize,
     inner: Arc<Inner>,
     _alive: Arc<Alive>,
 }
 
 impl Subscription {
     pub(super) fn new(sid: u64, inbox: Arc<Inbox>, inner: Arc<Inner>, alive: Arc<Alive>) -> Self {
-        Self {
-            sid,
-            inbox,
-            runs: VecDeque::new(),
-            run: Bytes::new(),
-            frames: Vec::new().into_iter(),
-            inner,
-            _alive: alive,
-        }
+        Self { sid, inbox, runs: VecDeque::new(), run: None, handed_out: 0, inner, _alive: alive }
     }
 
     /// Waits for the next message; `None` when the connection is closed and everything was taken.
     ///
     /// Cancel-safe: a message is either returned or still there.
     #[inline]
-    pub async fn next(&mut self) -> Option<Message> {
-        match self.try_next() {
-            Some(message) => Some(message),
-            None => poll_fn(|cx| self.poll_next(cx)).await,
-        }
+    pub fn next(&mut self) -> impl Future<Output = Option<Message>> + Send {
+        poll_fn(|cx| self.poll_next(cx))
     }
 
     /// The next message if it is at hand. Does not look whether others arrived since the last wait.
     #[inline]
     pub fn try_next(&mut self) -> Option<Message> {
         loop {
-            if let Some(frame) = self.frames.next() {
-                return Some(Message::new(&self.run, frame));
+            if let Some(run) = self.run.as_ref().filter(|run| self.handed_out < run.frames.len()) {
+                self.handed_out += 1;
+                return Some(Message::new(run, self.handed_out - 1));
             }
             let run = self.runs.pop_front()?;
-            self.frames = run.frames.into_iter();
-            self.inner.recycle(std::mem::replace(&mut self.run, run.bytes));
+            self.handed_out = 0;
+            if let Some(spent) = self.run.replace(run).and_then(Arc::into_inner) {
+                self.inner.recycle(spent.bytes);
+            }
         }
     }
 
     /// The same for hand-written futures and streams.
+    #[inline]
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
             if let Some(message) = self.try_next() {

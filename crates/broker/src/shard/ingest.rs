@@ -45,6 +45,14 @@ impl Shard {
     /// Reads what the socket has, executes it, and writes what came of it.
     pub(super) fn read(&mut self, link: &Link, stream: &Transport) -> Next {
         self.check_identities();
+        if let Some(rest) = self.conn(link).map(|conn| std::mem::take(&mut conn.paused.rest))
+            && !rest.is_empty()
+        {
+            self.catch_up();
+            self.ingest(link, &rest);
+            self.flush();
+            return self.must_wait(link).unwrap_or(Next::Yield);
+        }
         // Lent out during a batch; a batch that ended in a panic did not give it back.
         self.read_buffer.resize(READ_BYTES, 0);
         for _ in 0..READS_PER_TURN {
@@ -137,7 +145,30 @@ impl Shard {
         self.now = now;
         if let Some(conn) = self.conn(link) {
             conn.last_in = now;
+            conn.paused.until_bytes = 0;
         }
+    }
+
+    /// Whether what is left of a batch must wait, because the client itself or a subscriber is far behind: one batch
+    /// may be multiplied by many subscriptions, and must not carry a subscriber that reads over the edge.
+    ///
+    /// A subscriber that takes nothing holds a batch up a few times only, so that the wait stays bounded.
+    #[cold]
+    fn must_pause(&mut self, link: &Link) -> bool {
+        if link.is_stalled() {
+            return true;
+        }
+        let Some(subscriber) = self.wait_for.clone().filter(|subscriber| subscriber.is_stalled()) else {
+            return false;
+        };
+        // How far behind those of other shards are is not known here: once a batch is enough for them.
+        let waiting = self.conn(&subscriber).map_or(usize::MAX / 2, |conn| conn.outbound.len());
+        let step = self.limits.pending_bytes_max / 16;
+        let Some(conn) = self.conn(link).filter(|conn| waiting >= conn.paused.until_bytes) else {
+            return false;
+        };
+        conn.paused.until_bytes = waiting + step;
+        true
     }
 
     /// Whom the client that was just read must wait for before it is read again.
@@ -183,7 +214,7 @@ impl Shard {
             let bytes: &[u8] = owned.as_deref().unwrap_or(&kept);
             match parse_client(bytes, &limits) {
                 Ok(Parsed::Op { op, consumed }) if consumed == bytes.len() => {
-                    if !self.execute(link, op, bytes, owned.as_ref()) {
+                    if !self.execute(link, &op, bytes, owned.as_ref()) {
                         return self.put_aside(link, data);
                     }
                 }
@@ -191,13 +222,20 @@ impl Shard {
             }
         }
         while !data.is_empty() {
+            if (self.wait_for.is_some() || link.is_stalled()) && self.must_pause(link) {
+                if let Some(conn) = self.conn(link) {
+                    conn.paused.rest = data.to_vec();
+                }
+                return;
+            }
             if !self.may_speak(link, data[0]) {
                 return;
             }
-            match parse_client(data, &limits) {
+            // By reference: moving an operation that was just written costs as much as parsing it.
+            match &parse_client(data, &limits) {
                 Ok(Parsed::Op { op, consumed }) => {
-                    let goes_on = self.execute(link, op, &data[..consumed], None);
-                    data = &data[consumed..];
+                    let goes_on = self.execute(link, op, &data[..*consumed], None);
+                    data = &data[*consumed..];
                     if !goes_on {
                         return self.put_aside(link, data);
                     }
@@ -205,11 +243,11 @@ impl Shard {
                 Ok(Parsed::Incomplete { needed }) => {
                     if let Some(conn) = self.conn(link) {
                         conn.partial.extend_from_slice(data);
-                        conn.needed = needed;
+                        conn.needed = *needed;
                     }
                     return;
                 }
-                Err(error) => return self.refuse(link.slot, error, data[0]),
+                Err(error) => return self.refuse(link.slot, *error, data[0]),
             }
         }
     }
@@ -275,10 +313,10 @@ impl Shard {
     }
 
     /// Executes one operation; returns whether the connection is there for the next.
-    fn execute(&mut self, link: &Link, op: ClientOp<'_>, bytes: &[u8], frame: Option<&Bytes>) -> bool {
+    fn execute(&mut self, link: &Link, op: &ClientOp<'_>, bytes: &[u8], frame: Option<&Bytes>) -> bool {
         let slot = link.slot;
-        match op {
-            ClientOp::Pub(publish) => return self.publish(slot, &publish, bytes, frame),
+        match *op {
+            ClientOp::Pub(ref publish) => return self.publish(slot, publish, bytes, frame),
             ClientOp::Ping => self.pong(slot),
             ClientOp::Pong => {
                 if let Some(conn) = self.at(slot) {

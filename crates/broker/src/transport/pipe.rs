@@ -27,8 +27,8 @@ const LANE_BYTES_LOW: usize = LANE_BYTES_MAX / 2;
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Pieces shorter than this are copied to the buffer before them: cheaper than a buffer of their own.
 const COPY_BYTES_MAX: usize = 8 << 10;
-/// Empty buffers that wait to be filled again.
-const SPARE_BUFFERS_MAX: usize = 4;
+/// Empty buffers that wait to be filled again: as many as a writer that had to wait fills before it waits again.
+const SPARE_BUFFERS_MAX: usize = LANE_BYTES_LOW / BUFFER_BYTES_MAX;
 /// Larger ones are not kept.
 const SPARE_BYTES_MAX: usize = 512 << 10;
 
@@ -263,9 +263,11 @@ impl Lane {
 
     /// Something was added: wakes who waits for it, outside the lock.
     fn came(mut lane: MutexGuard<'_, Queue>) {
-        let readers = std::mem::take(&mut lane.readers);
-        drop(lane);
-        readers.into_iter().for_each(Waker::wake);
+        if !lane.readers.is_empty() {
+            let readers = std::mem::take(&mut lane.readers);
+            drop(lane);
+            readers.into_iter().for_each(Waker::wake);
+        }
     }
 
     /// `count` bytes were taken: wakes who waits for room, outside the lock.
@@ -309,7 +311,9 @@ impl Queue {
         let fits = matches!(self.pieces.back(), Some(Piece::Buffer(buffer))
             if buffer.len() + len <= BUFFER_BYTES_MAX);
         if !fits {
-            let buffer = self.spares.pop().unwrap_or_default();
+            // Behind a full buffer comes another: not grown step by step.
+            let capacity = if self.bytes >= BUFFER_BYTES_MAX { BUFFER_BYTES_MAX } else { 0 };
+            let buffer = self.spares.pop().unwrap_or_else(|| Vec::with_capacity(capacity));
             self.pieces.push_back(Piece::Buffer(buffer));
         }
         if let Some(Piece::Buffer(buffer)) = self.pieces.back_mut() {
