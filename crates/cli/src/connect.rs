@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ostler_client::{Bus, Client, Options, REQUEST_TIMEOUT, Role};
-use ostler_daemon::StateDir;
+use ostler_daemon::{StateDir, Waiting};
 use ostler_supervise::platform::Identity;
 use ostler_wire::{AgentId, AgentSummary, ENDPOINT_FILE, Endpoint, JsonMap, ListReply, NodeId, Subject};
 
@@ -202,16 +202,22 @@ fn bus_away(endpoint: &Endpoint, reason: &str) -> Option<Failure> {
 /// What every verb that needs a daemon says when there is none.
 pub(crate) fn no_daemon(places: &Places) -> Failure {
     if let Some(waiting) = StateDir::new(&places.state_dir).waiting() {
-        let message = format!("the daemon (pid {}) is waiting for the bus: {}", waiting.pid, waiting.reason);
-        return Failure::new(Exit::NoDaemon, message).hint(
-            "start the nats-server, or correct `url` in the configuration; the daemon goes on by itself",
-        );
+        return waiting_for_bus(Exit::NoDaemon, &waiting);
     }
     Failure::new(
         Exit::NoDaemon,
         format!("no daemon runs for the state directory {}", places.state_dir.display()),
     )
     .hint(crate::exit::START_HINT)
+}
+
+/// The daemon is there and of no use yet; what it was started with counts until it is started again.
+pub(crate) fn waiting_for_bus(exit: Exit, waiting: &Waiting) -> Failure {
+    let message = format!("the daemon (pid {}) is waiting for the bus: {}", waiting.pid, waiting.reason);
+    Failure::new(exit, message).hint(
+        "start the nats-server, and the daemon goes on by itself; to change `url`: `ostler down`, correct the \
+         configuration, `ostler up -d`",
+    )
 }
 
 /// The name is nobody's.

@@ -9,7 +9,7 @@ use ostler_supervise::platform::{Identity, spawn_detached};
 use ostler_wire::Endpoint;
 use tokio::time::Instant;
 
-use crate::connect::{Places, Session, read_endpoint};
+use crate::connect::{Places, Session, read_endpoint, waiting_for_bus};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render::harmless;
 
@@ -68,11 +68,7 @@ pub(crate) async fn start(places: &Places, args: &[OsString]) -> Outcome<Endpoin
         if let Some(waiting) =
             StateDir::new(&places.state_dir).waiting().filter(|_| Instant::now() >= deadline)
         {
-            let text = format!("the daemon (pid {pid}) is waiting for the bus: {}", waiting.reason);
-            return Err(Failure::new(Exit::Timeout, text).hint(
-                "it goes on by itself when the nats-server is there: `ostler status` tells; or correct `url` in the \
-                 configuration",
-            ));
+            return Err(waiting_for_bus(Exit::Timeout, &waiting));
         }
         if Instant::now() >= deadline {
             let text = format!("the daemon (pid {pid}) is not ready after {} s", READY_PATIENCE.as_secs());

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use ostler_client::{Bus, Client, Error as BusError, Options, check_credential};
+use ostler_supervise::platform::Identity;
 use ostler_wire::{ExternalBus, JsonMap, NodeId, NodeInfo, Subject};
 
 use crate::config::External;
@@ -88,7 +89,13 @@ async fn connect(external: &External, bus: &ExternalBus, state: &StateDir) -> Re
         };
         if error != told {
             tracing::warn!("{error}; waiting for it");
-            let waiting = Waiting { pid: std::process::id(), urls: bus.urls.clone(), reason: error.clone() };
+            let own = Identity::own().map_err(Error::Runtime)?;
+            let waiting = Waiting {
+                pid: own.pid,
+                start_time: own.start_time,
+                urls: bus.urls.clone(),
+                reason: error.clone(),
+            };
             let path = state.waiting_file();
             replace_json(&path, &waiting).map_err(|source| Error::File { path, verb: "written", source })?;
             told = error;

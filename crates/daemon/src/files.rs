@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use ostler_supervise::platform::Identity;
-use ostler_wire::{AgentId, ENDPOINT_FILE, HOST_LOCK_FILE, RunId};
+use ostler_wire::{AgentId, ENDPOINT_FILE, HOST_FILE, HOST_LOCK_FILE, HostRecord, RunId};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -51,7 +51,23 @@ impl StateDir {
     /// What a daemon waits for; `None` when none does, or the one that did is gone.
     pub fn waiting(&self) -> Option<Waiting> {
         let waiting: Waiting = serde_json::from_slice(&fs::read(self.waiting_file()).ok()?).ok()?;
-        Identity::of(waiting.pid).is_some_and(Identity::is_alive).then_some(waiting)
+        waiting.identity().is_alive().then_some(waiting)
+    }
+
+    /// How many agents of this directory have a host that lives, whether a daemon is there for them or not.
+    pub fn hosts_alive(&self) -> u32 {
+        let runs = self
+            .agent_ids()
+            .into_iter()
+            .filter_map(|agent| fs::read_dir(self.agent(&agent).join("runs")).ok());
+        let records =
+            runs.map(|runs| runs.flatten().filter_map(|run| fs::read(run.path().join(HOST_FILE)).ok()));
+        let is_alive = |text: Vec<u8>| {
+            serde_json::from_slice(&text).is_ok_and(|HostRecord { host, .. }| {
+                Identity { pid: host.pid, start_time: host.start_time }.is_alive()
+            })
+        };
+        records.map(|mut of_agent| u32::from(of_agent.any(is_alive))).sum()
     }
 
     /// The person's credential.
@@ -119,10 +135,19 @@ impl StateDir {
 pub struct Waiting {
     /// Its process id.
     pub pid: u32,
+    /// When the kernel started it, so that nobody takes a later process of the same id for it.
+    pub start_time: u64,
     /// The addresses of the bus.
     pub urls: Vec<String>,
     /// What happened at the last attempt.
     pub reason: String,
+}
+
+impl Waiting {
+    /// The daemon's process.
+    pub fn identity(&self) -> Identity {
+        Identity { pid: self.pid, start_time: self.start_time }
+    }
 }
 
 /// Makes a directory and its parents, for the owner alone.
@@ -144,4 +169,22 @@ pub(crate) fn replace_json<T: Serialize>(path: &Path, value: &T) -> io::Result<(
     file.write_all(&text)?;
     file.persist(path)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_process_of_the_same_id_is_no_waiting_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        let own = Identity::own().unwrap();
+        let waiting =
+            |start_time| Waiting { pid: own.pid, start_time, urls: Vec::new(), reason: String::new() };
+        replace_json(&state.waiting_file(), &waiting(own.start_time)).unwrap();
+        assert_eq!(state.waiting(), Some(waiting(own.start_time)));
+        replace_json(&state.waiting_file(), &waiting(own.start_time - 1)).unwrap();
+        assert_eq!(state.waiting(), None);
+    }
 }

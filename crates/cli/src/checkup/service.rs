@@ -61,7 +61,9 @@ async fn daemon(places: &Places) -> Daemon {
     match ask(places).await {
         Ok(node) => Daemon { runs: true, check: version(&node) },
         Err(failure) if failure.exit == Exit::NoDaemon => {
-            Daemon { runs: false, check: Check::warn(NAME, failure.message, START_HINT) }
+            // One that waits for its bus is not to be started once more.
+            let remedy = failure.hint.unwrap_or_else(|| START_HINT.to_owned());
+            Daemon { runs: false, check: Check::warn(NAME, failure.message, remedy) }
         }
         Err(failure) => {
             let remedy =

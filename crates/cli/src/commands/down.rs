@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ostler_supervise::platform::{Identity, pidfd_exited};
+use ostler_daemon::StateDir;
+use ostler_supervise::platform::{Identity, ask_to_end, pidfd_exited};
 use ostler_wire::{AgentSummary, DownReply, DownRequest, JsonMap, NodeInfo, Subject};
 
 use crate::commands::stop::stop_patience;
@@ -29,12 +30,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome {
-    let session = Session::open(places).await?;
-    let patience = match args.timeout {
-        Some(patience) => patience,
-        None => patience(&session.agents().await?.agents),
+    let reply = match Session::open(places).await {
+        Ok(session) => {
+            let patience = match args.timeout {
+                Some(patience) => patience,
+                None => patience(&session.agents().await?.agents),
+            };
+            end(&session, args.keep_agents, patience).await?
+        }
+        Err(failure) if failure.exit == Exit::NoDaemon => {
+            let state = StateDir::new(&places.state_dir);
+            let Some(waiting) = state.waiting() else { return Err(failure) };
+            end_waiting(&state, waiting.identity(), args.timeout.unwrap_or(END_PATIENCE)).await?
+        }
+        Err(failure) => return Err(failure),
     };
-    let reply = end(&session, args.keep_agents, patience).await?;
     screen.reply(&reply, |reply| {
         let agents = match (reply.stopped, reply.kept) {
             (0, 0) => String::new(),
@@ -76,11 +86,27 @@ pub(crate) async fn end(session: &Session, keep_agents: bool, patience: Duration
             }),
         }
     };
-    tokio::time::timeout(patience, end).await.unwrap_or_else(|_| {
-        let message = format!("the daemon (pid {}) is still there after {}", daemon.pid, span(patience));
-        Err(Failure::new(Exit::Timeout, message)
-            .hint("wait longer with --timeout; its log is in the state directory"))
-    })
+    tokio::time::timeout(patience, end).await.unwrap_or_else(|_| Err(still_there(daemon, patience)))
+}
+
+/// Ends a daemon that waits for its bus, where it can be asked by signal alone. It has no way to its agents, so these go
+/// on; whoever wants to end them needs the bus.
+async fn end_waiting(state: &StateDir, daemon: Identity, patience: Duration) -> Outcome<DownReply> {
+    ask_to_end(daemon).map_err(|error| {
+        Failure::io(
+            format!("the daemon (pid {}), which waits for its bus, cannot be ended", daemon.pid),
+            &error,
+        )
+    })?;
+    match tokio::time::timeout(patience, gone(daemon)).await {
+        Ok(ended) => ended.map(|()| DownReply { pid: daemon.pid, stopped: 0, kept: state.hosts_alive() }),
+        Err(_) => Err(still_there(daemon, patience)),
+    }
+}
+
+fn still_there(daemon: Identity, patience: Duration) -> Failure {
+    let message = format!("the daemon (pid {}) is still there after {}", daemon.pid, span(patience));
+    Failure::new(Exit::Timeout, message).hint("wait longer with --timeout; its log is in the state directory")
 }
 
 async fn ask(session: &Session, keep_agents: bool, patience: Duration) -> Outcome<DownReply> {

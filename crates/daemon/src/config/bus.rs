@@ -1,6 +1,6 @@
 //! `[bus]`: the daemon's own bus, or somebody else's nats-server or cluster.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ostler_wire::{BusTls, ExternalBus};
@@ -250,19 +250,38 @@ fn read_url(url: &str) -> Result<String, String> {
         return Err(bad("is neither nats:// nor tls://"));
     }
     let place = place.strip_suffix('/').unwrap_or(place);
+    if place.parse::<Ipv6Addr>().is_ok() || (place.matches(':').count() > 1 && !place.contains('[')) {
+        // Where its port begins nobody can tell.
+        return Err(format!(
+            "{url:?} is an IPv6 address without brackets; write it like \"nats://[::1]:4222\""
+        ));
+    }
     // The part behind the brackets of an IPv6 address, where there are any.
     let behind = place.rsplit_once(']').map_or(place, |(_, behind)| behind);
     let (host, port) = match behind.rsplit_once(':') {
         Some((_, port)) => (&place[..place.len() - port.len() - 1], port),
         None => (place, "4222"),
     };
-    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || "/?#".contains(c)) {
+    if !is_host(host) {
         return Err(bad("names no host"));
     }
     match port.parse::<u16>() {
         Ok(port) if port != 0 => Ok(format!("{scheme}://{host}:{port}")),
         _ => Err(bad("has no valid port")),
     }
+}
+
+/// True for what can be looked up or connected to: waiting for anything else would be waiting for ever.
+fn is_host(host: &str) -> bool {
+    if let Some(inner) = host.strip_prefix('[') {
+        return inner.strip_suffix(']').is_some_and(|inner| inner.parse::<Ipv6Addr>().is_ok());
+    }
+    // A name whose last label is a number is an address or a mistake, as browsers have it too.
+    let last = host.strip_suffix('.').unwrap_or(host).rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|b| b.is_ascii_digit()) {
+        return host.parse::<Ipv4Addr>().is_ok();
+    }
+    host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
 }
 
 #[cfg(test)]
@@ -318,6 +337,25 @@ mod tests {
         assert!(with("\"http://a\"").contains("nats://"));
         assert!(with("\"nats://a:x\"").contains("port"));
         assert!(with("\"nats://:4222\"").contains("host"));
+        for bare in ["nats://::1:4222", "::1", "tls://fe80::1", "nats://::1"] {
+            let text = with(&format!("{bare:?}"));
+            assert!(text.contains("brackets") && text.contains("nats://[::1]:4222"), "{text}");
+        }
+        for odd in [
+            "nats://[::g]:1",
+            "nats://[127.0.0.1]:1",
+            "nats://[::1]x:1",
+            "nats://[::1:1",
+            "nats://a[::1]:1",
+            "nats://300.0.0.1:1",
+            "nats://a b:1",
+            "nats://a\\b",
+            "nats://ä:1",
+            "nats://a%20:1",
+        ] {
+            assert!(with(&format!("'{odd}'")).contains("host"), "{odd}");
+        }
+        assert_eq!(urls("\"nats://bus_1.example-2.com.:1, 10.0.0.1\"").len(), 2);
         assert!(with("[]").contains("no server"));
         let bus = "[bus]\nurl = \"a\"\n";
         assert!(refused(&format!("{bus}credentials = \"c\"")).contains("absolute"));

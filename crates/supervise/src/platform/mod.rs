@@ -191,3 +191,11 @@ impl SpawnError {
 pub fn kill(process: Identity) -> io::Result<()> {
     sys::signal(process, rustix::process::Signal::KILL)
 }
+
+/// Asks one process to end, with SIGTERM; does nothing when it has ended, also when its id is somebody else's by now.
+///
+/// # Errors
+/// When it is not ours to ask.
+pub fn ask_to_end(process: Identity) -> io::Result<()> {
+    sys::signal(process, rustix::process::Signal::TERM)
+}
