@@ -5,6 +5,7 @@ mod append;
 mod check;
 mod checkpoints;
 mod files;
+mod losses;
 mod maintain;
 mod open;
 mod query;
