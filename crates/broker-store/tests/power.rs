@@ -221,3 +221,37 @@ fn a_full_disk_refuses_and_loses_nothing_and_goes_on_when_there_is_space() {
         verify(&disk.after(Crash::KeepAll), &known, &format!("seed {seed}"));
     }
 }
+
+#[test]
+fn a_failed_sync_of_messages_acknowledged_before_is_said_and_nothing_is_served_wrong() {
+    let disk = SimulatedDisk::new();
+    let process = Options { durability: Durability::Process, ..options() };
+    let mut store = Store::open_on(Arc::new(disk.clone()), Path::new(DIR), process.clone()).unwrap();
+    for seq in 1..=15u64 {
+        store.append(&NewMessage::new(b"log", &seq.to_le_bytes(), 1)).unwrap();
+        if seq == 10 {
+            let job = store.sync_ticket().unwrap().expect("something to sync");
+            assert_eq!(store.synced(job.run()).unwrap(), 10);
+        }
+    }
+    let job = store.sync_ticket().unwrap().expect("something to sync");
+    // The device drops what it was given; a kernel that keeps it in memory serves it until it is copied.
+    disk.fail_syncs(1);
+    assert!(matches!(store.synced(job.run()), Err(Error::Io { .. })));
+    assert_eq!((store.last_seq(), store.msgs()), (15, 15), "they were acknowledged: they are not taken back");
+    assert_eq!(store.append(&NewMessage::new(b"log", &16u64.to_le_bytes(), 1)).unwrap(), 16);
+    let job = store.sync_ticket().unwrap().expect("something to sync");
+    assert_eq!(store.synced(job.run()).unwrap(), 16);
+    for seq in 1..=16u64 {
+        match store.get(seq) {
+            Ok(Some(message)) => assert_eq!(message.payload, seq.to_le_bytes()),
+            Err(Error::Damaged { .. }) => assert!((11..=15).contains(&seq), "{seq}"),
+            other => panic!("{seq}: {other:?}"),
+        }
+    }
+    assert_eq!(store.state().lost, 5);
+    drop(store);
+    let mut store = Store::open_on(Arc::new(disk.clone()), Path::new(DIR), process).unwrap();
+    assert!(store.findings().iter().any(|finding| finding.severity == Severity::Damage));
+    assert_eq!((store.state().lost, store.state().msgs), (5, 11));
+}
