@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::SystemTime;
 use std::{fmt, io};
 
 use nkeys::KeyPair;
@@ -109,6 +110,7 @@ impl Server {
     pub fn set_tls(&self, tls: crate::Tls) -> Result<(), Error> {
         tls.check()?;
         if self.shared.listening.set_tls(tls) {
+            self.shared.monitored.note_options(SystemTime::now());
             return Ok(());
         }
         let problem = "this server was started without TLS; restart it with".into();
@@ -123,6 +125,7 @@ impl Server {
     pub fn set_websocket_tls(&self, tls: crate::Tls) -> Result<(), Error> {
         tls.check()?;
         if self.shared.listening.set_websocket_tls(tls) {
+            self.shared.monitored.note_options(SystemTime::now());
             return Ok(());
         }
         let problem = "this server was started without encrypted WebSockets; restart it with".into();
@@ -244,6 +247,7 @@ impl Server {
     pub fn set_limits(&self, limits: Limits) -> Result<(), Error> {
         limits.check()?;
         self.shared.set_limits(limits);
+        self.shared.monitored.note_options(SystemTime::now());
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod common;
 mod dashboard;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::{Raw, eventually, local};
@@ -220,6 +221,87 @@ fn ended_connections_say_why() {
     assert_eq!(document(monitor, "/varz")["slow_consumer_stats"]["clients"], 1);
 }
 
+/// What is left to be sent when a connection ends is not what was left when it is listed.
+#[test]
+fn ended_connections_say_who_they_claimed_to_be_and_what_was_left() {
+    let server = monitored().users(two_accounts()).max_payload(1024).start().unwrap();
+    let monitor = server.monitor_addr().unwrap();
+    let mut refused = Raw::connect_with(server.local_addr(), r#""user":"a","pass":"wrong""#);
+    refused.until_closed();
+    let mut client = log_in(server.local_addr(), "b");
+    client.send("PUB a 2000\r\n");
+    client.until_closed();
+    eventually("what was sent is not left", || {
+        let closed = connections(monitor, "state=closed&auth=1");
+        closed.len() == 2 && closed.iter().all(|ended| ended["pending_bytes"] == 0)
+    });
+    let [refused, client] = connections(monitor, "state=closed&auth=1").try_into().unwrap();
+    assert_eq!((&refused["authorized_user"], &refused["account"]), (&json!("a"), &Value::Null));
+    assert_eq!((&client["authorized_user"], &client["account"]), (&json!("b"), &json!("B")));
+    assert_eq!(connections(monitor, "state=closed&user=a").len(), 1);
+}
+
+/// As in nats-server: of an account all are its own, while a user or an id is looked for among all.
+#[test]
+fn totals_are_those_of_the_account_that_is_asked_for() {
+    let server = monitored().users(two_accounts()).start().unwrap();
+    let monitor = server.monitor_addr().unwrap();
+    let clients = ["a", "a", "b"].map(|name| log_in(server.local_addr(), name));
+    drop(log_in(server.local_addr(), "a"));
+    eventually("one ended", || connections(monitor, "state=closed").len() == 1);
+    for (query, listed, total) in [
+        ("", 3, 3),
+        ("acc=A", 2, 2),
+        ("acc=A&limit=1", 1, 2),
+        ("acc=A&state=closed", 1, 1),
+        ("acc=A&state=any", 3, 3),
+        ("acc=NOPE", 0, 0),
+        ("user=a", 2, 3),
+        ("cid=1", 1, 3),
+        ("cid=1&acc=A", 1, 2),
+        ("cid=1&acc=B", 0, 1),
+        ("cid=4", 0, 3),
+        ("cid=4&state=closed", 1, 1),
+        ("cid=4&state=any", 1, 4),
+        ("cid=99", 0, 3),
+    ] {
+        let told = document(monitor, &format!("/connz?{query}"));
+        let numbers = (&told["num_connections"], &told["total"]);
+        assert_eq!(numbers, (&json!(listed), &json!(total)), "{query}");
+    }
+    drop(clients);
+}
+
+#[test]
+fn that_nobody_listens_is_no_message() {
+    let (server, monitor) = open_monitored();
+    let mut client = Raw::connect(server.local_addr());
+    client.send("SUB inbox 1\r\nPUB nobody inbox 2\r\nhi\r\n");
+    assert_eq!(client.message().headers, b"NATS/1.0 503\r\nNats-Subject: nobody\r\n\r\n");
+    client.send("PUB inbox 2\r\nhi\r\n");
+    assert_eq!(client.message().payload, b"hi");
+    client.sync();
+    let told = connections(monitor, "subs=detail").remove(0);
+    assert_eq!((&told["out_msgs"], &told["out_bytes"]), (&json!(1), &json!(2)));
+    let varz = document(monitor, "/varz");
+    assert_eq!((&varz["out_msgs"], &varz["out_bytes"]), (&json!(1), &json!(2)));
+}
+
+#[test]
+fn the_configuration_was_loaded_when_it_last_changed() {
+    let (server, monitor) = open_monitored();
+    let times = || {
+        let varz = document(monitor, "/varz");
+        ["start", "config_load_time"].map(|key| varz[key].as_str().unwrap().to_owned())
+    };
+    let [start, loaded] = times();
+    assert_eq!(start, loaded);
+    server.set_limits(server.limits()).unwrap();
+    let [still, later] = times();
+    // One notation of one length: the order of texts is that of times.
+    assert!(still == start && later > loaded, "{later}");
+}
+
 #[test]
 fn without_a_monitor_nothing_ended_is_remembered() {
     let server = local().shards(1).allow_anonymous().start().unwrap();
@@ -358,6 +440,23 @@ fn the_websocket_listener_is_told_as_nats_server_does() {
         json!({ "host": "127.0.0.1", "port": server.websocket_addr().unwrap().port(), "no_tls": true,
             "handshake_timeout": 2_000_000_000_u64, "same_origin": true, "allowed_origins": ["http://a.example"] })
     );
+}
+
+fn two_accounts() -> Users {
+    let member = |name: &str, account: &str| {
+        let credential = Credential::Password { user: name.into(), password: "pass".into() };
+        Identity::new(name, credential, Permissions::all()).account(account)
+    };
+    let users = Users::new();
+    users.replace_all([member("a", "A"), member("b", "B")]).unwrap();
+    users
+}
+
+fn log_in(address: SocketAddr, name: &str) -> Raw {
+    let options = format!(r#""verbose":false,"user":"{name}","pass":"pass""#);
+    let mut client = Raw::connect_with(address, &options);
+    client.sync();
+    client
 }
 
 fn assert_has(document: &Value, keys: &[&str]) {

@@ -60,8 +60,7 @@ impl Options {
         }
         let id = Some(self.cid).filter(|id| *id != 0);
         Ok(ConnectionsQuery {
-            // nats-server looks for one connection among the ended ones too.
-            state: if id.is_some() && state == StateFilter::Open { StateFilter::All } else { state },
+            state,
             id,
             user: given(&self.user),
             account: given(&self.acc),

@@ -23,6 +23,8 @@ const LOAD_SPAN_MIN: Duration = Duration::from_secs(1);
 pub(crate) struct Seen {
     requests: [AtomicU64; super::PATHS.len()],
     load: Mutex<Load>,
+    /// When the options last changed, if they did.
+    configured: Mutex<Option<SystemTime>>,
 }
 
 impl Seen {
@@ -33,6 +35,11 @@ impl Seen {
         if let Some((_, requests)) = counted.find(|(known, _)| Some(**known) == path) {
             requests.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Other options are in force since `now`.
+    pub(crate) fn note_options(&self, now: SystemTime) {
+        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 }
 
@@ -192,8 +199,8 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
     let usage = ProcessUsage::now();
     let limits = shared.limits();
     let now = Instant::now();
-    let started = rfc3339(shared.started.wall);
     let seen = &shared.monitored;
+    let configured = *seen.configured.lock().unwrap_or_else(PoisonError::into_inner);
     let cpu = {
         let mut load = seen.load.lock().unwrap_or_else(PoisonError::into_inner);
         load.look(shared.started.instant, now, usage.cpu)
@@ -235,8 +242,8 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
         write_deadline: nanos(limits.write_deadline),
         now: rfc3339(SystemTime::now()),
         uptime: uptime(now.saturating_duration_since(shared.started.instant)),
-        config_load_time: started.clone(),
-        start: started,
+        config_load_time: rfc3339(configured.unwrap_or(shared.started.wall)),
+        start: rfc3339(shared.started.wall),
         mem: usage.memory_bytes.unwrap_or(0),
         cores: std::thread::available_parallelism().map_or(1, usize::from),
         gomaxprocs: shared.shards.len(),

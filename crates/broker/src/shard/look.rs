@@ -110,6 +110,13 @@ impl Ended {
         }
         self.ring.push_back(Seen { ended: Some((now, reason)), ..see(conn, slot) });
     }
+
+    /// What is left of the bytes that waited for a connection when it ended. The last ones ended last.
+    pub(super) fn left(&mut self, id: u64, pending_bytes: usize) {
+        if let Some(seen) = self.ring.iter_mut().rev().find(|seen| seen.id == id) {
+            seen.pending_bytes = pending_bytes as u64;
+        }
+    }
 }
 
 impl Shard {
@@ -190,6 +197,7 @@ fn see(conn: &Conn, slot: usize) -> Seen {
         peer: conn.peer,
         transport: conn.stream.info(),
         entry: conn.entry.clone(),
+        claim: conn.claim.clone(),
         about: conn.about.clone(),
         start: conn.started,
         last_activity: conn.last_in.max(conn.last_out),

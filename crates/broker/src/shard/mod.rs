@@ -266,7 +266,12 @@ impl Shard {
             // Nothing is left to send, and nothing to wait for.
             End::HungUp if conn.outbound.is_empty() && matches!(conn.stream.try_flush(), Ok(true)) => {}
             End::Told(_) | End::Quiet | End::HungUp => {
-                tasks::spawn_drain(&self.draining, conn.stream, conn.outbound)
+                let (myself, id) = (self.myself.clone(), conn.link.id);
+                tasks::spawn_drain(&self.draining, conn.stream, conn.outbound, move |left| {
+                    if let Some(shard) = myself.upgrade() {
+                        shard.borrow_mut().ended.left(id, left);
+                    }
+                });
             }
         }
     }

@@ -278,14 +278,29 @@ impl Shard {
         true
     }
 
-    /// Tells a requester that nobody listens - if it asked with a subscription of its own (client.go).
+    /// Tells a requester that nobody listens - if it asked with a subscription of its own (client.go). The server's own
+    /// word and no message: it is counted where the client counts it too, by the subscription, and nowhere else.
     #[cold]
     fn send_no_responders(&mut self, slot: usize, reply: &[u8], subject: &[u8]) {
         let mut block = Vec::with_capacity(64);
         headers::write_no_responders(&mut block, subject);
-        let header_len = block.len();
-        block.extend_from_slice(b"\r\n");
-        self.send_to_self(slot, reply, Some(header_len), &block);
+        let len = Decimal::new(block.len());
+        let reply = Hashed::new(reply);
+        for target in self.own_subscriptions(slot, reply) {
+            let delivery = target.count_delivery();
+            if delivery == Delivery::Ended {
+                continue;
+            }
+            let (sid, len) = (target.spaced_sid(), len.as_bytes());
+            self.send_with(slot, |out| {
+                for part in [b"HMSG ", reply.subject, sid, len, b" ", len, b"\r\n", &block, b"\r\n"] {
+                    out.extend_from_slice(part);
+                }
+            });
+            if delivery == Delivery::Last {
+                self.end_subscription(slot, target.sid());
+            }
+        }
     }
 
     /// Delivers to the connection's own plain subscriptions only, so that a client cannot have the server speak to
@@ -297,14 +312,19 @@ impl Shard {
         header_len: Option<usize>,
         body_crlf: &[u8],
     ) {
-        let Some(account) = self.conns[slot].as_deref().map(|conn| conn.account) else {
-            return;
-        };
         let subject = Hashed::new(subject);
-        let route = self.routes[account].get(subject, self.index);
         let message = Msg { subject, reply: None, header_len, body_crlf, tail: None, frame: None };
-        for target in route.local.iter().filter(|target| target.link.slot == slot) {
-            self.deliver(target, &message, &mut None, false);
+        for target in self.own_subscriptions(slot, subject) {
+            self.deliver(&target, &message, &mut None, false);
         }
+    }
+
+    /// The plain subscriptions that a connection has to `subject`.
+    fn own_subscriptions(&mut self, slot: usize, subject: Hashed<'_>) -> Vec<Arc<Subscription>> {
+        let Some((account, id)) = self.conns[slot].as_deref().map(|conn| (conn.account, conn.link.id)) else {
+            return Vec::new();
+        };
+        let route = self.routes[account].get(subject, self.index);
+        route.local.iter().filter(|target| target.link.id == id).cloned().collect()
     }
 }

@@ -254,14 +254,25 @@ impl Draining {
     }
 }
 
-/// Sends the last bytes of a connection that ended and waits, for a while, for the client to hang up.
-pub(super) fn spawn_drain(draining: &Rc<Draining>, stream: Rc<Transport>, outbound: Outbound) {
+/// Sends the last bytes of a connection that ended and waits, for a while, for the client to hang up. `left` is told how
+/// many of them could not be sent.
+pub(super) fn spawn_drain(
+    draining: &Rc<Draining>,
+    stream: Rc<Transport>,
+    mut outbound: Outbound,
+    left: impl FnOnce(usize) + 'static,
+) {
     let draining = Rc::clone(draining);
     let bytes = outbound.len();
     draining.count.set(draining.count.get() + 1);
     draining.bytes.set(draining.bytes.get() + bytes);
     tokio::task::spawn_local(async move {
-        let _ = timeout(DRAIN_MAX, drain(&stream, outbound)).await;
+        let until = tokio::time::Instant::now() + DRAIN_MAX;
+        let is_sent = timeout_at(until, send_rest(&stream, &mut outbound)).await.unwrap_or(false);
+        left(outbound.len());
+        if is_sent {
+            let _ = timeout_at(until, hang_up(&stream)).await;
+        }
         // Also wakes the connection's own task, which would hold the socket of a client that never hangs up.
         stream.cut();
         draining.count.set(draining.count.get() - 1);
@@ -273,23 +284,35 @@ pub(super) fn spawn_drain(draining: &Rc<Draining>, stream: Rc<Transport>, outbou
 }
 
 async fn drain(stream: &Transport, mut outbound: Outbound) {
+    if send_rest(stream, &mut outbound).await {
+        hang_up(stream).await;
+    }
+}
+
+/// Returns whether all of it was sent.
+async fn send_rest(stream: &Transport, outbound: &mut Outbound) -> bool {
     let mut pool = Pool::default();
     while !outbound.is_empty() {
         match outbound.write_once(&mut pool, |slices| stream.try_write_vectored(slices)) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if stream.writable().await.is_err() {
-                    return;
+                    return false;
                 }
             }
-            Err(_) => return,
+            Err(_) => return false,
         }
     }
     while let Ok(false) = stream.try_flush() {
         if stream.writable().await.is_err() {
-            return;
+            return false;
         }
     }
+    true
+}
+
+/// Says that there is no more, and waits for the client to do the same.
+async fn hang_up(stream: &Transport) {
     if stream.shutdown_write().is_err() {
         return;
     }
@@ -354,6 +377,25 @@ mod tests {
             .await;
         client.read_to_end(&mut Vec::new()).expect("the server hangs up");
         assert_eq!(shared.admit(), Some(0), "its place is free again");
+    }
+
+    #[tokio::test]
+    async fn a_vital_task_fails_by_a_panic_and_not_by_its_end() {
+        let tasks = LocalSet::new();
+        tasks
+            .run_until(async {
+                let mut vital = JoinSet::new();
+                vital.spawn_local(async {});
+                let ended = timeout(Duration::from_millis(50), until_failure(vital)).await;
+                assert!(ended.is_err(), "a listener ends when the doors close");
+                let mut vital = JoinSet::new();
+                vital.spawn_local(async {});
+                vital.spawn_local(std::future::pending());
+                vital.spawn_local(async { panic!("what a clock never should do") });
+                let failure = timeout(Duration::from_secs(20), until_failure(vital)).await;
+                assert!(failure.expect("it is noticed").is_panic());
+            })
+            .await;
     }
 
     /// Thousands of clients may leave at once, and each has such a task for a while.

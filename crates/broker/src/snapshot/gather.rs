@@ -46,6 +46,7 @@ pub(crate) async fn connections(
             seen.extend(ended.into_iter().map(|connection| (shard, connection)));
         }
     }
+    seen.retain(|(_, connection)| is_of_account(query, connection));
     let total = seen.len();
     seen.retain(|(_, connection)| fits(query, connection));
     let (matching, pending_bytes) = (seen.len(), seen.iter().map(|(_, seen)| seen.pending_bytes).sum());
@@ -179,10 +180,13 @@ async fn lists_of(
     Ok(lists)
 }
 
+fn is_of_account(query: &ConnectionsQuery, seen: &Seen) -> bool {
+    query.account.as_deref().is_none_or(|account| seen.account() == Some(account))
+}
+
 fn fits(query: &ConnectionsQuery, seen: &Seen) -> bool {
     query.id.is_none_or(|id| id == seen.id)
         && query.user.as_deref().is_none_or(|user| seen.user() == Some(user))
-        && query.account.as_deref().is_none_or(|account| seen.account() == Some(account))
 }
 
 fn compare(by: SortBy, now: Instant, a: &Seen, b: &Seen) -> Ordering {

@@ -153,7 +153,8 @@ pub struct ConnectionInfo {
     pub transport: TransportInfo,
     /// Who it is: its identity's name, if it gave a credential.
     pub identity: Option<String>,
-    /// The public part of its credential: the user, or the public nkey. Never a secret.
+    /// The public part of its credential: the user, or the public nkey. Never a secret. Of one that was refused whom it
+    /// claimed to be.
     pub user: Option<String>,
     /// The account it is in, once it is known.
     pub account: Option<String>,
@@ -213,7 +214,7 @@ pub struct Connections {
     pub connections: Vec<ConnectionInfo>,
     /// How many fit the query, on all pages.
     pub matching: usize,
-    /// How many there are of the queried state, whatever else was asked.
+    /// How many there are of the queried state and account, whatever else was asked.
     pub total: usize,
     /// Bytes that wait for those that fit, on all pages.
     pub pending_bytes: u64,
@@ -338,6 +339,8 @@ pub(crate) struct Seen {
     pub(crate) peer: SocketAddr,
     pub(crate) transport: TransportInfo,
     pub(crate) entry: Option<Arc<crate::auth::Entry>>,
+    /// Whom it claimed to be in vain.
+    pub(crate) claim: Option<Box<str>>,
     pub(crate) about: Option<Arc<About>>,
     pub(crate) start: Instant,
     pub(crate) last_activity: Instant,
@@ -350,6 +353,9 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn user(&self) -> Option<&str> {
+        if let Some(claim) = self.claim.as_deref() {
+            return Some(claim).filter(|claim| !claim.is_empty());
+        }
         self.entry.as_deref().filter(|entry| !entry.is_anonymous()).and_then(|entry| entry.public_name())
     }
 
