@@ -48,7 +48,8 @@ pub struct Permissions {
     /// client must not borrow them.
     pub publish: Rules,
     /// Filters it may subscribe to: a filter must lie wholly inside `allow`. One that partly touches `deny` is
-    /// accepted, and denied messages are left out at delivery.
+    /// accepted, and denied messages are left out at delivery; but `a.>` is refused where `a.*` is denied, as by
+    /// nats-server.
     ///
     /// A rule here may name queue groups behind the filter, as in `jobs.* workers.>`: it is then about subscriptions
     /// with such a group and no others.
@@ -94,6 +95,8 @@ pub(crate) struct Compiled {
     allow: Vec<Rule>,
     deny: Vec<Rule>,
     everything: bool,
+    /// Whether some of `deny` is for members of certain queue groups only.
+    denies_by_queue: bool,
 }
 
 /// A filter, perhaps for members of certain queue groups only.
@@ -150,7 +153,8 @@ impl Compiled {
         let (allow, deny) = (parse(&rules.allow)?, parse(&rules.deny)?);
         let is_all = |rule: &Rule| rule.queue.is_none() && rule.filter.as_bytes() == b">";
         let everything = deny.is_empty() && allow.iter().any(is_all);
-        Ok(Self { allow, deny, everything })
+        let denies_by_queue = deny.iter().any(|rule| rule.queue.is_some());
+        Ok(Self { allow, deny, everything, denies_by_queue })
     }
 
     /// Whether there is nothing to check.
@@ -158,28 +162,36 @@ impl Compiled {
         self.everything
     }
 
-    /// Whether a message on `subject` may pass.
+    /// Whether a message on `subject` may pass to or from who is in no queue group.
     pub(crate) fn permits_subject(&self, subject: &[u8]) -> bool {
         self.everything
             || (self.allow.iter().any(|rule| rule.queue.is_none() && rule.filter.matches(subject))
-                && !self.denies_subject(subject))
+                && !self.denies_subject(subject, None))
     }
 
-    /// Whether `subject` is named by `deny`, whatever the queue.
-    pub(crate) fn denies_subject(&self, subject: &[u8]) -> bool {
-        self.deny.iter().any(|rule| rule.queue.is_none() && rule.filter.matches(subject))
+    /// Whether `deny` names `subject` for members of `queue`, or for who is in none.
+    pub(crate) fn denies_subject(&self, subject: &[u8], queue: Option<&[u8]>) -> bool {
+        self.deny.iter().any(|rule| rule.is_about(queue) && rule.filter.matches(subject))
+    }
+
+    /// Whether what [`denies_subject`](Self::denies_subject) says depends on the queue.
+    pub(crate) fn denies_by_queue(&self) -> bool {
+        self.denies_by_queue
     }
 
     /// Whether `wanted` may be subscribed to, by a member of `queue` or alone.
     pub(crate) fn permits_filter(&self, wanted: &[u8], queue: Option<&[u8]>) -> bool {
-        let names =
-            |rules: &[Rule]| rules.iter().any(|rule| rule.is_about(queue) && rule.filter.covers(wanted));
-        self.everything || (names(&self.allow) && !names(&self.deny))
+        let covers = |rule: &Rule| rule.is_about(queue) && rule.filter.covers(wanted);
+        self.everything
+            || (self.allow.iter().any(covers)
+                && !self.deny.iter().any(covers)
+                // Read as a subject: the rule `a.*` names `a.>` too (client.go canSubscribe).
+                && !self.denies_subject(wanted, queue))
     }
 
     /// Whether some messages of a permitted filter must be left out at delivery.
-    pub(crate) fn denies_part_of(&self, wanted: &[u8]) -> bool {
-        self.deny.iter().any(|rule| rule.queue.is_none() && rule.filter.overlaps(wanted))
+    pub(crate) fn denies_part_of(&self, wanted: &[u8], queue: Option<&[u8]>) -> bool {
+        self.deny.iter().any(|rule| rule.is_about(queue) && rule.filter.overlaps(wanted))
     }
 }
 
@@ -215,9 +227,9 @@ mod tests {
     #[test]
     fn a_filter_that_touches_deny_is_permitted_and_marked() {
         let rules = compiled(Rules::all().deny(["secret.>"]));
-        assert!(rules.permits_filter(b">", None) && rules.denies_part_of(b">"));
+        assert!(rules.permits_filter(b">", None) && rules.denies_part_of(b">", None));
         assert!(!rules.permits_filter(b"secret.a", None));
-        assert!(!rules.denies_part_of(b"open.*"));
+        assert!(!rules.denies_part_of(b"open.*", None));
     }
 
     #[test]
@@ -229,7 +241,12 @@ mod tests {
     /// Every line was asked of nats-server 2.15.
     #[test]
     fn a_rule_may_be_for_queue_groups_only() {
-        let rules = Rules::allow(["foo q.*", "bar", "*.x v1", "deny.>"]).deny(["deny.q bad.*", "deny.x"]);
+        let rules = Rules::allow(["foo q.*", "bar", "*.x v1", "deny.>", "part.>", "whole.>"]).deny([
+            "deny.q bad.*",
+            "deny.x",
+            "part.* q",
+            "whole.*",
+        ]);
         let rules = compiled(rules);
         for (filter, queue, permitted) in [
             ("foo", Some("q.1"), true),
@@ -247,10 +264,39 @@ mod tests {
             ("deny.x", Some("q"), false),
             ("deny.>", None, true),
             ("*.x", None, false),
+            ("deny.*", Some("bad.1"), true),
+            // The rule `*` speaks of everything one token long, and so of `>` in its place.
+            ("part.>", Some("q"), false),
+            ("part.>", None, true),
+            ("whole.>", None, false),
+            (">", Some("q"), false),
         ] {
             let is_permitted = rules.permits_filter(filter.as_bytes(), queue.map(str::as_bytes));
             assert_eq!(is_permitted, permitted, "{filter} {queue:?}");
         }
+    }
+
+    #[test]
+    fn a_denied_subject_is_left_out_for_the_queue_groups_that_the_rule_names() {
+        let rules = compiled(Rules::all().deny(["jobs.a wrk", "other"]));
+        for (filter, queue, is_partly_denied) in [
+            ("jobs.*", Some("wrk"), true),
+            ("jobs.*", Some("else"), false),
+            ("jobs.*", None, false),
+            ("jobs.b", Some("wrk"), false),
+            ("*", Some("else"), true),
+            ("*", None, true),
+        ] {
+            let queue = queue.map(str::as_bytes);
+            assert_eq!(
+                rules.denies_part_of(filter.as_bytes(), queue),
+                is_partly_denied,
+                "{filter} {queue:?}"
+            );
+        }
+        assert!(rules.denies_subject(b"jobs.a", Some(b"wrk")));
+        assert!(!rules.denies_subject(b"jobs.a", Some(b"else")) && !rules.denies_subject(b"jobs.a", None));
+        assert!(rules.denies_subject(b"other", Some(b"wrk")) && rules.denies_subject(b"other", None));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use houses::{HOUSES, Ours, Theirs, nats_server};
 const SEEDS: Range<u64> = 0..60;
 /// Where ours answers otherwise on purpose: the reason, the house, and a conversation in which it shows. A test sees
 /// that it still does, so the list holds nothing that is settled.
-const WANTED: [(&str, &str, &str); 5] = [
+const WANTED: [(&str, &str, &str); 6] = [
     (
         "who may not publish everywhere may only name replies that it could subscribe to itself (ADR 0011)",
         "users",
@@ -54,6 +54,13 @@ A> UNSUB 1 1
 A> PUB nobody inbox 0
 A>
 A> PUB nobody inbox 0
+A>"#,
+    ),
+    (
+        "only what lies wholly inside `allow` is permitted, and `a.>` goes beyond `a.*`",
+        "users",
+        r#"A> CONNECT {"verbose":false,"user":"limited","pass":"limited"}
+A> SUB day.> 1
 A>"#,
     ),
     ("what a client says behind INFO is nobody's business and not looked at", "open", "A> INFO nothing"),

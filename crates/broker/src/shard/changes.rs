@@ -44,8 +44,9 @@ impl Shard {
         conn.forget_requests();
         let mut ended = Vec::new();
         conn.subscriptions.retain(|_, subscription| {
-            let stays = access.subscribe.permits_filter(&subscription.filter, subscription.queue.as_deref());
-            subscription.set_partly_denied(access.subscribe.denies_part_of(&subscription.filter));
+            let (filter, queue) = (&subscription.filter, subscription.queue.as_deref());
+            let stays = access.subscribe.permits_filter(filter, queue);
+            subscription.set_partly_denied(access.subscribe.denies_part_of(filter, queue));
             if !stays {
                 ended.push(Arc::clone(subscription));
             }

@@ -178,7 +178,7 @@ impl Conn {
         let access = &entry.access;
         access.publish.is_everything()
             || verdicts.on(access.id, Question::Reply, Hashed::new(reply), |reply| {
-                access.subscribe.permits_subject(reply) && !access.publish.denies_subject(reply)
+                access.subscribe.permits_subject(reply) && !access.publish.denies_subject(reply, None)
             })
     }
 
@@ -198,11 +198,19 @@ impl Conn {
         self.responses.clear();
     }
 
-    /// Whether a message on `subject` must be left out because of `deny`.
-    pub(crate) fn is_denied(&self, subject: Hashed<'_>, verdicts: &mut Verdicts) -> bool {
+    /// Whether a message on `subject` must be left out of `target`, a subscription of this client, because of `deny`.
+    pub(crate) fn is_denied(
+        &self,
+        subject: Hashed<'_>,
+        target: &Subscription,
+        verdicts: &mut Verdicts,
+    ) -> bool {
         self.entry.as_ref().is_some_and(|entry| {
-            let decide = |subject: &[u8]| entry.access.subscribe.denies_subject(subject);
-            verdicts.on(entry.access.id, Question::Denied, subject, decide)
+            let access = &entry.access;
+            // One verdict for all subscriptions where the rules make no difference between them.
+            let queue = target.queue.as_deref().filter(|_| access.subscribe.denies_by_queue());
+            let decide = |subject: &[u8]| access.subscribe.denies_subject(subject, queue);
+            verdicts.on_member(access.id, Question::Denied, subject, queue, decide)
         })
     }
 

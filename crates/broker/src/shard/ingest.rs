@@ -378,7 +378,7 @@ impl Shard {
                 return self.complain(slot, "Invalid Subject");
             }
             let id = self.shared.next_subscription_id();
-            let denied = access.subscribe.denies_part_of(filter);
+            let denied = access.subscribe.denies_part_of(filter, queue);
             let account = self.routes[conn.account].account();
             let subscription = Subscription::new(id, Arc::clone(&conn.link), filter, queue, sid, denied);
             let subscription = Arc::new(subscription.in_account(account));

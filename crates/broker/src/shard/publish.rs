@@ -236,7 +236,7 @@ impl Shard {
             return false;
         };
         if conn.link.id != target.link.id
-            || (target.is_partly_denied() && conn.is_denied(message.subject, &mut self.verdicts))
+            || (target.is_partly_denied() && conn.is_denied(message.subject, target, &mut self.verdicts))
         {
             return false;
         }

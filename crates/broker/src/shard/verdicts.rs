@@ -52,6 +52,8 @@ struct Place {
     question: Question,
     verdict: bool,
     subject: Vec<u8>,
+    /// Empty for who is in no queue group: their names are not.
+    queue: Vec<u8>,
 }
 
 impl Verdicts {
@@ -64,18 +66,33 @@ impl Verdicts {
         hashed: Hashed<'_>,
         decide: impl FnOnce(&[u8]) -> bool,
     ) -> bool {
+        self.on_member(access, question, hashed, None, decide)
+    }
+
+    /// The same for a member of `queue`.
+    #[inline]
+    pub(crate) fn on_member(
+        &mut self,
+        access: u64,
+        question: Question,
+        hashed: Hashed<'_>,
+        queue: Option<&[u8]>,
+        decide: impl FnOnce(&[u8]) -> bool,
+    ) -> bool {
         // Ids are small and follow each other: spread, so that two identities with one subject have two places.
         let spread = access.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+        let spread = spread ^ queue.map_or(0, |queue| Hashed::new(queue).hash.rotate_left(7));
         let index = (hashed.hash ^ spread ^ question as u64) as usize % PLACES;
         match self.places.get(index) {
             Some(place)
                 if place.access == access
                     && place.question == question
-                    && place.subject == hashed.subject =>
+                    && place.subject == hashed.subject
+                    && place.queue == queue.unwrap_or_default() =>
             {
                 place.verdict
             }
-            _ => self.decide(index, access, question, hashed.subject, decide),
+            _ => self.decide(index, access, question, hashed.subject, queue, decide),
         }
     }
 
@@ -86,20 +103,24 @@ impl Verdicts {
         access: u64,
         question: Question,
         subject: &[u8],
+        queue: Option<&[u8]>,
         decide: impl FnOnce(&[u8]) -> bool,
     ) -> bool {
         let verdict = decide(subject);
-        if subject.len() > SUBJECT_BYTES_MAX {
+        if subject.len() > SUBJECT_BYTES_MAX || queue.is_some_and(|queue| queue.len() > SUBJECT_BYTES_MAX) {
             return verdict;
         }
         if self.places.is_empty() {
             // Ids begin at 1: no place holds a verdict yet.
-            let empty = || Place { access: 0, question, verdict: false, subject: Vec::new() };
+            let empty =
+                || Place { access: 0, question, verdict: false, subject: Vec::new(), queue: Vec::new() };
             self.places.resize_with(PLACES, empty);
         }
         let place = &mut self.places[index];
         place.subject.clear();
         place.subject.extend_from_slice(subject);
+        place.queue.clear();
+        place.queue.extend_from_slice(queue.unwrap_or_default());
         (place.access, place.question, place.verdict) = (access, question, verdict);
         verdict
     }
@@ -157,6 +178,18 @@ mod tests {
         }
         assert!(asked[0] == 3 * PLACES && asked[1] > 0, "{asked:?}");
         assert_eq!(verdicts.places.len(), PLACES);
+    }
+
+    #[test]
+    fn members_of_queue_groups_have_verdicts_of_their_own() {
+        let mut verdicts = Verdicts::default();
+        let hashed = Hashed::new(b"jobs.a");
+        for round in 0..2 {
+            for (queue, verdict) in [(None, false), (Some(&b"wrk"[..]), true), (Some(b"else"), false)] {
+                let decide = |_: &[u8]| verdict ^ (round > 0);
+                assert_eq!(verdicts.on_member(1, Question::Denied, hashed, queue, decide), verdict);
+            }
+        }
     }
 
     #[test]

@@ -30,10 +30,13 @@ pub(crate) fn ours(name: &str) -> Builder {
             users.set(Identity::new("all", password("all"), Permissions::all())).unwrap();
             let limited = Permissions {
                 publish: Rules::allow(["agent.a.>", "secret.>"]).deny(["secret.plan"]),
-                subscribe: Rules::allow(["agent.a.>", "_INBOX.a.>", "news.>"]).deny(["news.secret"]),
+                subscribe: Rules::allow(["agent.a.>", "_INBOX.a.>", "news.>", "day.*"]).deny(["news.secret"]),
                 allow_responses: Some(AllowResponses { max: 1, ..AllowResponses::default() }),
             };
             users.set(Identity::new("limited", password("limited"), limited)).unwrap();
+            let subscribe = Rules::all().deny(["news.secret q1", "agent.* q2", "_INBOX.*"]);
+            let member = Permissions { subscribe, ..Permissions::all() };
+            users.set(Identity::new("member", password("member"), member)).unwrap();
             builder.users(users)
         }
         other => panic!("no such house: {other}"),
@@ -52,8 +55,11 @@ fn configuration(name: &str) -> &'static str {
                 { user: all, password: all }
                 { user: limited, password: limited, permissions: {
                     publish: { allow: ["agent.a.>", "secret.>"], deny: ["secret.plan"] }
-                    subscribe: { allow: ["agent.a.>", "_INBOX.a.>", "news.>"], deny: ["news.secret"] }
+                    subscribe: { allow: ["agent.a.>", "_INBOX.a.>", "news.>", "day.*"], deny: ["news.secret"] }
                     allow_responses: { max: 1, expires: "2m" }
+                } }
+                { user: member, password: member, permissions: {
+                    subscribe: { allow: [">"], deny: ["news.secret q1", "agent.* q2", "_INBOX.*"] }
                 } }
             ] }
             "#

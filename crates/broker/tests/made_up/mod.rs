@@ -14,7 +14,7 @@ const SUBJECTS: [&str; 14] =
     ["a", "b", "a.b", "a.b.c", "c", "nobody", "r", "a*", "a.b>", "a..b", ".a", "a.*", ">", "a.>"];
 const REPLIES: [&str; 5] = ["r", "r.1", "a.b", "r..x", "r.*"];
 /// Subjects around the permissions of the house `users`.
-const FILTERS_OF_USERS: [&str; 12] = [
+const FILTERS_OF_USERS: [&str; 15] = [
     "agent.a.output",
     "agent.a.>",
     "agent.>",
@@ -26,6 +26,9 @@ const FILTERS_OF_USERS: [&str; 12] = [
     "news.day",
     "_INBOX.a.1",
     "_INBOX.b.1",
+    "_INBOX.>",
+    "*.secret",
+    "*.*",
     ">",
 ];
 const SUBJECTS_OF_USERS: [&str; 9] = [
@@ -171,7 +174,7 @@ impl Maker {
             options.push(String::from("\"lang\":\"x\",\"version\":\"1\",\"unknown\":[1,{}]"));
         }
         if self.users {
-            let user = self.one_of(&["all", "limited", "limited", "limited", "nobody"]);
+            let user = self.one_of(&["all", "limited", "limited", "member", "member", "nobody"]);
             options.push(format!("\"user\":\"{user}\",\"pass\":\"{user}\""));
         }
         let verb = self.spelled("CONNECT");
