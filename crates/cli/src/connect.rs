@@ -172,16 +172,31 @@ impl Session {
     /// One agent, or the failure that names it.
     pub(crate) async fn agent(&self, id: &AgentId) -> Outcome<AgentSummary> {
         let agents = self.agents().await?.agents;
-        agents.into_iter().find(|agent| agent.agent_id == *id).ok_or_else(|| unknown_agent(id))
+        let found = agents.into_iter().find(|agent| agent.agent_id == *id);
+        found.ok_or_else(|| match self.node_on_shared_bus() {
+            None => unknown_agent(id),
+            Some(node) => elsewhere(id, &node),
+        })
     }
 
-    /// Asks an agent's host. A host that does not answer is explained by what the node knows about the agent.
+    /// Fails where the agent is not this daemon's. On a shared bus a request reaches whoever has an agent of that name;
+    /// a command line acts on the agents of its own daemon alone, so that a slip ends nobody else's.
+    pub(crate) async fn check_own(&self, id: &AgentId) -> Outcome {
+        if self.node_on_shared_bus().is_none() {
+            // Nobody else is there, and the request itself tells.
+            return Ok(());
+        }
+        self.agent(id).await.map(drop)
+    }
+
+    /// Asks the host of an agent of ours. A host that does not answer is explained by what the node knows about the agent.
     pub(crate) async fn ask_host<R: serde::de::DeserializeOwned>(
         &self,
         id: &AgentId,
         subject: &Subject,
         message: &(impl serde::Serialize + ?Sized),
     ) -> Outcome<R> {
+        self.check_own(id).await?;
         match self.request(subject, message).await {
             Err(ostler_client::Error::NoResponders { .. }) => Err(not_running(&self.agent(id).await?)),
             answer => Ok(answer?),
@@ -224,6 +239,14 @@ pub(crate) fn waiting_for_bus(exit: Exit, waiting: &Waiting) -> Failure {
 pub(crate) fn unknown_agent(id: &AgentId) -> Failure {
     Failure::new(Exit::UnknownAgent, format!("no agent is called {id}"))
         .hint(format!("`ostler ps --all` lists them; `ostler spawn {id} -- COMMAND` makes one"))
+}
+
+/// The name is nobody's here, and may be somebody's at another daemon of the bus.
+fn elsewhere(id: &AgentId, node: &NodeId) -> Failure {
+    Failure::new(Exit::UnknownAgent, format!("no agent of {node} is called {id}")).hint(format!(
+        "`ostler ps --all` lists them; `ostler spawn {id} -- COMMAND` makes one; another daemon's agents answer to the \
+         command line with its --state-dir"
+    ))
 }
 
 fn not_running(agent: &AgentSummary) -> Failure {

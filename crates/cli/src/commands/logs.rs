@@ -37,6 +37,7 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
         session = session.kept(screen);
     }
     let since = args.since.map(|since| since.resolve(Timestamp::now()));
+    session.check_own(&args.name).await?;
     let mut stream = Stream::new(&session, &args.name);
     if since.is_some() || args.tail == Some(0) {
         stream.skip_recorded(since).await?;

@@ -25,6 +25,7 @@ pub(crate) async fn run(args: &Args, places: &Places, screen: Screen) -> Outcome
 
 /// Forgets an agent; with `force` it may take as long as a kill.
 pub(crate) async fn remove(session: &Session, agent: &AgentId, force: bool) -> Outcome<ControlReply> {
+    session.check_own(agent).await?;
     let request = RemoveRequest { force };
     Ok(session.request_within(&Subject::remove(agent), &request, KILL_PATIENCE).await?)
 }

@@ -134,7 +134,7 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome 
     let is_name_only = args.definition.is_empty() && args.restart.is_none() && !args.replace;
     let (session, mut request) = if is_name_only {
         let session = Session::open(places).await?;
-        session.agent(&args.name).await.map_err(|failure| needs_command(&args.name, failure))?;
+        session.agent(&args.name).await.map_err(needs_command)?;
         // Nothing but the name: as it was.
         (session, SpawnRequest::default())
     } else {
@@ -155,11 +155,11 @@ pub(crate) async fn run(args: Args, places: &Places, screen: Screen) -> Outcome 
 }
 
 /// An agent that is to be started as it was must have been.
-fn needs_command(id: &AgentId, failure: Failure) -> Failure {
+fn needs_command(failure: Failure) -> Failure {
     if failure.exit != Exit::UnknownAgent {
         return failure;
     }
-    Failure::new(Exit::UnknownAgent, format!("no agent is called {id}, and a new one needs a command"))
+    Failure::new(Exit::UnknownAgent, format!("{}, and a new one needs a command", failure.message))
         .hint(COMMAND_HINT)
 }
 
