@@ -34,6 +34,8 @@ pub(crate) struct AckQueue {
     bytes: Vec<u8>,
     /// Where the first entry's begin.
     start: usize,
+    /// How many of the entries are answers of the API.
+    api_answers: usize,
     /// How many of the entries the sync under way covers.
     covered: usize,
     scratch: Vec<u8>,
@@ -70,9 +72,17 @@ impl AckQueue {
         if reply.is_empty() {
             return;
         }
+        if matches!(kind, Kind::Text { refused_as: Some(_) }) {
+            self.api_answers += 1;
+        }
         self.bytes.extend_from_slice(reply);
         self.bytes.extend_from_slice(text);
         self.entries.push_back(Entry { seq, kind, reply: reply.len() as u32, text: text.len() as u32 });
+    }
+
+    /// Whether an answer of the API waits.
+    pub(crate) fn has_api_answers(&self) -> bool {
+        self.api_answers > 0
     }
 
     /// What waits at this moment waits for the sync that begins.
@@ -127,6 +137,9 @@ impl AckQueue {
         refused: impl Fn(&Entry) -> Option<&'e ApiError>,
     ) {
         for entry in self.entries.drain(..count.min(self.entries.len())) {
+            if matches!(entry.kind, Kind::Text { refused_as: Some(_) }) {
+                self.api_answers -= 1;
+            }
             let reply_end = self.start + entry.reply as usize;
             let end = reply_end + entry.text as usize;
             let reply = &self.bytes[self.start..reply_end];

@@ -5,6 +5,12 @@ pub trait Bus {
     /// Whether a message on `subject` would reach anybody at this moment.
     fn has_interest(&self, subject: &[u8]) -> bool;
 
+    /// Whether those who listen on `subject` have so much waiting for them that nothing should be pushed now. Asked
+    /// again some milliseconds later.
+    fn is_congested(&self, _subject: &[u8]) -> bool {
+        false
+    }
+
     /// Sends a message to whoever subscribed to `to`. They see `subject` as its subject: the same as `to` but for the
     /// messages of a stream, which keep the subject they were published on.
     ///

@@ -4,6 +4,7 @@ use ostler_broker_proto::headers::write_no_responders;
 use ostler_broker_proto::subject;
 use serde::Serialize;
 
+use crate::advisory::{Action, Advisory, StreamAction};
 use crate::api::{
     Answer, ApiError, Command, Created, Deleted, DirectGet, InfoRequest, ListRequest, Listed, MessageDelete,
     MessageFound, MessageGet, Named, NamesRequest, Purge, Purged, StreamInfo, read, read_or_default, refusal,
@@ -14,9 +15,9 @@ use crate::jetstream::JetStream;
 use crate::stream::{SUBJECTS_PER_PAGE, Storage, Stream, StreamConfig};
 
 /// Names in one answer.
-const NAMES_PER_PAGE: usize = 1024;
+pub(crate) const NAMES_PER_PAGE: usize = 1024;
 /// Infos in one answer.
-const INFOS_PER_PAGE: usize = 256;
+pub(crate) const INFOS_PER_PAGE: usize = 256;
 
 /// Where an answer goes and of which type it is.
 #[derive(Clone, Copy)]
@@ -35,6 +36,14 @@ impl JetStream {
                 self.api.total += 1;
                 self.carry_out(command, asked, bus);
             }
+            return true;
+        }
+        if message.subject.starts_with(b"$JS.ACK.") {
+            self.on_ack(message, now, bus);
+            return true;
+        }
+        if message.subject.starts_with(b"$JS.FC.") {
+            self.on_flow_control(message);
             return true;
         }
         false
@@ -56,11 +65,14 @@ impl JetStream {
                 self.say(asked, Ok(info), bus);
             }
             Command::StreamCreate(name) => {
-                let done = self.create_stream(name, asked);
+                let done = self.create_stream(name, asked, bus);
                 self.conclude(name, "stream_create_response", asked, done, bus);
             }
             Command::StreamUpdate(name) => {
                 let done = self.update_stream(name, asked);
+                if done.is_ok() {
+                    StreamAction { stream: name, action: Action::Modify }.send(&self.context, asked.now, bus);
+                }
                 self.conclude(name, "stream_update_response", asked, done, bus);
             }
             Command::StreamInfo(name) => {
@@ -68,7 +80,7 @@ impl JetStream {
                 self.say_as("stream_info_response", asked, found, bus);
             }
             Command::StreamDelete(name) => {
-                let done = self.delete_stream(name, asked);
+                let done = self.delete_stream(name, asked, bus);
                 self.say_as("stream_delete_response", asked, done, bus);
             }
             Command::StreamPurge(name) => {
@@ -92,13 +104,43 @@ impl JetStream {
                 self.conclude(name, "stream_msg_delete_response", asked, done, bus);
             }
             Command::DirectGet(name, subject) => self.direct_get(name, subject, asked, bus),
+            Command::ConsumerCreate(stream, wanted) => {
+                let done = self.create_consumer(stream, wanted, asked, bus);
+                self.conclude(stream, "consumer_create_response", asked, done, bus);
+            }
+            Command::ConsumerInfo(stream, name) => {
+                let found = self.consumer_info(stream, name, asked, bus);
+                self.say_as("consumer_info_response", asked, found, bus);
+            }
+            Command::ConsumerDelete(stream, name) => {
+                let done = self.delete_consumer(stream, name, asked, bus);
+                self.conclude(stream, "consumer_delete_response", asked, done, bus);
+            }
+            Command::ConsumerPause(stream, name) => {
+                let done = self.pause_consumer(stream, name, asked);
+                self.conclude(stream, "consumer_pause_response", asked, done, bus);
+            }
+            Command::ConsumerNames(stream) => {
+                let names = self.consumer_names(stream, asked);
+                self.say_as("consumer_names_response", asked, names, bus);
+            }
+            Command::ConsumerList(stream) => {
+                let infos = self.consumer_list(stream, asked, bus);
+                self.say_as("consumer_list_response", asked, infos, bus);
+            }
+            Command::NextMessages(stream, name) => self.next_messages(stream, name, asked, bus),
             Command::Clustered(kind) => {
                 self.say_as::<Deleted>(kind, asked, Err(ApiError::cluster_required()), bus);
             }
         }
     }
 
-    fn create_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Created, ApiError> {
+    fn create_stream(
+        &mut self,
+        name: &str,
+        asked: Asked<'_>,
+        bus: &mut impl Bus,
+    ) -> Result<Created, ApiError> {
         let config: StreamConfig = read_or_default(asked.message.payload, self.strictness)?;
         if config.name != name {
             return Err(ApiError::stream_mismatch());
@@ -116,6 +158,7 @@ impl JetStream {
             self.check_room(&config, None)?;
             let stream = Stream::create(config, asked.now, &self.context)?;
             self.insert(stream);
+            StreamAction { stream: name, action: Action::Create }.send(&self.context, asked.now, bus);
         }
         let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
         Ok(Created { info: stream.info(&InfoRequest::default(), asked.now, context), did_create: true })
@@ -189,11 +232,18 @@ impl JetStream {
         Ok(Listed { total, offset: request.offset, limit, page: info })
     }
 
-    fn delete_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Deleted, ApiError> {
+    fn delete_stream(
+        &mut self,
+        name: &str,
+        asked: Asked<'_>,
+        bus: &mut impl Bus,
+    ) -> Result<Deleted, ApiError> {
         if !asked.message.payload.trim_ascii().is_empty() {
             return Err(ApiError::not_empty_request());
         }
-        let stream = self.remove(name).ok_or_else(ApiError::stream_not_found)?;
+        let mut stream = self.remove(name).ok_or_else(ApiError::stream_not_found)?;
+        stream.remove_consumers(asked.now, bus, &self.context);
+        StreamAction { stream: name, action: Action::Delete }.send(&self.context, asked.now, bus);
         stream.destroy().map_err(|error| ApiError::stream_delete(error.to_string()))?;
         Ok(Deleted { success: true })
     }

@@ -98,6 +98,8 @@ pub struct JetStream {
     changes: Vec<RouteChange>,
     touched: Vec<usize>,
     maintenance: i64,
+    /// The time of the last call that said it.
+    now: i64,
     pub(crate) api: ApiCounts,
 }
 
@@ -119,6 +121,7 @@ impl JetStream {
             changes: Vec::new(),
             touched: Vec::new(),
             maintenance: now + MAINTENANCE,
+            now,
             api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
         };
         this.route_api();
@@ -180,6 +183,7 @@ impl JetStream {
 
     /// Takes a message on a routed subject: something to store, a request, an acknowledgement.
     pub fn on_message(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+        self.now = now;
         if message.subject.starts_with(b"$JS.") && self.on_reserved(message, now, bus) {
             return;
         }
@@ -196,34 +200,52 @@ impl JetStream {
     pub fn end_of_batch(&mut self, bus: &mut impl Bus) -> Vec<SyncJob> {
         let mut jobs = Vec::new();
         for id in std::mem::take(&mut self.touched) {
-            let Some(stream) = self.stream_mut(id) else { continue };
-            let job = if stream.dirty { stream.end_of_batch(bus) } else { None };
+            let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
+            let job = stream.end_of_batch(self.now, bus, &self.context);
             jobs.extend(job.map(|job| SyncJob { stream: id, job }));
         }
         jobs
+    }
+
+    /// Somebody began to listen on `filter`: what is pushed to where they listen is looked at again. End the batch
+    /// afterwards.
+    pub fn interest_changed(&mut self, filter: &[u8]) {
+        for id in 0..self.streams.len() {
+            let Some(stream) = self.stream_mut(id) else { continue };
+            if !stream.consumers.values().any(|consumer| consumer.pushes_to(filter)) {
+                continue;
+            }
+            stream.wake = true;
+            self.touch(id);
+        }
     }
 
     /// Takes note of a sync, sends what waited for it, and hands out the next one when more waits.
     pub fn synced(&mut self, result: SyncResult, bus: &mut impl Bus) -> Option<SyncJob> {
         let SyncResult { stream: id, result } = result;
         // A stream that was deleted meanwhile waits for nothing.
-        let job = self.stream_mut(id)?.synced(result, bus);
+        let stream = self.streams.get_mut(id)?.as_deref_mut()?;
+        stream.now = self.now;
+        let job = stream.synced(result, bus, &self.context);
         job.map(|job| SyncJob { stream: id, job })
     }
 
     /// Does what time asks for: messages expire, space is given back. Call it at [`JetStream::next_due`], and end the
     /// batch afterwards.
     pub fn on_tick(&mut self, now: i64, bus: &mut impl Bus) -> Vec<SyncJob> {
+        self.now = now;
         let mut jobs = Vec::new();
         let maintain = now >= self.maintenance;
         for id in 0..self.streams.len() {
-            let Some(stream) = self.stream_mut(id) else { continue };
+            let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
+            stream.now = now;
             stream.expire(now, bus);
+            stream.tick_consumers(now, bus, &self.context);
             if maintain {
                 let job = stream.idle_sync(bus);
                 jobs.extend(job.map(|job| SyncJob { stream: id, job }));
             }
-            if self.stream_mut(id).is_some_and(|stream| stream.dirty) {
+            if self.stream_mut(id).is_some_and(|stream| stream.dirty || stream.wake) {
                 self.touch(id);
             }
         }
@@ -237,8 +259,10 @@ impl JetStream {
     pub fn next_due(&mut self) -> Option<i64> {
         let in_files = self.streams.iter().flatten().any(|stream| stream.config.storage == Storage::File);
         let maintenance = in_files.then_some(self.maintenance);
-        let streams = self.streams.iter_mut().flatten().filter_map(|stream| stream.next_expiry());
-        streams.chain(maintenance).min()
+        let now = self.now;
+        let streams = self.streams.iter_mut().flatten();
+        let due = |stream: &mut Box<Stream>| [stream.next_expiry(), stream.next_consumer_due(now)];
+        streams.flat_map(due).flatten().chain(maintenance).min()
     }
 
     /// Writes and syncs everything on this thread: the orderly end. Answers that wait are not sent.
@@ -273,6 +297,7 @@ impl JetStream {
                 Storage::Memory => (&mut info.memory, &mut info.reserved_memory),
                 Storage::File => (&mut info.storage, &mut info.reserved_storage),
             };
+            info.consumers += stream.consumers.len();
             *used += stream.store.bytes();
             *kept += reserved;
         }
@@ -327,12 +352,15 @@ impl JetStream {
     }
 
     pub(crate) fn stream_mut(&mut self, id: usize) -> Option<&mut Stream> {
-        self.streams.get_mut(id)?.as_deref_mut()
+        let stream = self.streams.get_mut(id)?.as_deref_mut()?;
+        stream.now = self.now;
+        Some(stream)
     }
 
     pub(crate) fn stream_named(&mut self, name: &str) -> Option<(usize, &mut Stream, &Context)> {
         let id = *self.names.get(name)?;
         let stream = self.streams.get_mut(id)?.as_deref_mut()?;
+        stream.now = self.now;
         Some((id, stream, &self.context))
     }
 

@@ -1,4 +1,4 @@
-//! JetStream's decisions: streams and their API, over [`ostler_broker_store`]. No sockets, no clock, no
+//! JetStream's decisions: streams, consumers and their API, over [`ostler_broker_store`]. No sockets, no clock, no
 //! randomness, no threads: the time and a seed come in, what must happen goes out.
 //!
 //! ```
@@ -8,7 +8,7 @@
 //! #[derive(Default)]
 //! struct Counter(usize);
 //! impl Bus for Counter {
-//!     fn has_interest(&self, _subject: &[u8]) -> bool { true }
+//!     fn has_interest(&self, _subject: &[u8]) -> bool { false }
 //!     fn send(&mut self, _to: &[u8], _subject: &[u8], _reply: &[u8], _headers: &[u8], _payload: &[u8]) { self.0 += 1 }
 //! }
 //!
@@ -41,17 +41,25 @@
 //! whatever changes a stream. When the disk refuses, everything since the last write is undone, and everything that
 //! waited for it is refused.
 //!
+//! Consumers are served at the end of a batch too, from what is written: requests in turn, then whoever is pushed to.
+//! An acknowledgement changes memory and is saved within a quarter of a second, or before its answer when it asks for
+//! one; what is lost of it in a crash is delivered again.
+//!
 //! # Known limits
 //!
-//! Not there yet: consumers, mirrors and sources, subject transforms, atomic and fast batches, counters, message
-//! schedules, snapshots. A configuration that asks for one is refused, naming it. Compression and placement are kept
-//! and have no effect. One account.
+//! Not there yet: mirrors and sources, subject transforms, atomic and fast batches, counters, message schedules,
+//! snapshots, priority groups, replay at the original pace, consumer reset, sampled acknowledgement metrics. A
+//! configuration that asks for one is refused, naming it; a sampling frequency is kept and has no effect, as have
+//! compression and placement. One account.
 #![forbid(unsafe_code)]
 
 mod acks;
+mod advisory;
 mod api;
 mod bus;
+mod consumer;
 mod handle;
+mod handle_consumers;
 mod headers;
 mod jetstream;
 mod options;
@@ -60,6 +68,8 @@ mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_consumers;
 mod time;
 #[cfg(test)]
 mod transcripts;
@@ -68,6 +78,7 @@ pub use api::{
     AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, StreamInfo, StreamState, Strictness,
 };
 pub use bus::{Bus, Incoming};
+pub use consumer::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, ReplayPolicy};
 pub use jetstream::{JetStream, OpenError, Recovered, RouteChange, SyncJob, SyncResult};
 pub use options::Options;
 pub use ostler_broker_store::{Durability, Finding};

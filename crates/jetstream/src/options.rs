@@ -86,6 +86,12 @@ impl Context {
         mixed ^ (mixed >> 31)
     }
 
+    /// A name of so many letters and digits.
+    pub(crate) fn id(&self, len: usize) -> String {
+        const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+        (0..len).map(|_| char::from(LETTERS[(self.salt() % 62) as usize])).collect()
+    }
+
     /// What clients are told beside the metadata of their own.
     pub(crate) fn add_metadata(&self, metadata: &mut BTreeMap<String, String>, required: u8) {
         metadata.insert("_nats.ver".to_owned(), self.version.clone());

@@ -21,7 +21,8 @@ pub(crate) struct Sent {
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
     pub(crate) sent: Vec<Sent>,
-    pub(crate) deaf: std::collections::HashSet<String>,
+    /// When set, people listen on subjects that begin with it and nowhere else.
+    pub(crate) only: Option<Vec<String>>,
 }
 
 impl Recorder {
@@ -37,7 +38,8 @@ impl Recorder {
 
 impl Bus for Recorder {
     fn has_interest(&self, subject: &[u8]) -> bool {
-        !self.deaf.contains(&*String::from_utf8_lossy(subject))
+        let subject = &*String::from_utf8_lossy(subject);
+        self.only.as_ref().is_none_or(|only| only.iter().any(|only| subject.starts_with(&**only)))
     }
 
     fn send(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]) {
@@ -135,5 +137,15 @@ impl Rig {
             let _ = jetstream.as_mut().unwrap().synced(result, bus).map(crate::jetstream::SyncJob::run);
         }
         self.settle();
+    }
+
+    /// Lets time pass as it does: what is due happens when it is due.
+    pub(crate) fn pass_through(&mut self, nanos: i64) {
+        let end = self.now + nanos;
+        while let Some(due) = self.jetstream().next_due().filter(|due| *due <= end) {
+            let step = (due - self.now).max(1_000);
+            self.pass(step);
+        }
+        self.now = end.max(self.now);
     }
 }

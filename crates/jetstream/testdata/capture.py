@@ -14,7 +14,8 @@ class Client:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.bytes, self.count, self.messages = b"", 0, []
         self.line()
-        self.socket.sendall(b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\nSUB _I.* 1\r\n')
+        self.socket.sendall(b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\nSUB _I.* 1\r\n'
+                            + b"".join(b"SUB _P.%d %d\r\n" % (i, i + 1) for i in range(1, 9)))
 
     def fill(self):
         more = self.socket.recv(65536)
@@ -71,7 +72,9 @@ class Client:
 
 for script in sys.argv[2:]:
     client = Client(int(sys.argv[1]))
-    for name in json.loads(client.ask("$JS.API.STREAM.NAMES")[0]["payload"]).get("streams") or []:
+    # What the last script left behind may push something between.
+    answers = [a["payload"] for a in client.ask("$JS.API.STREAM.NAMES") if a["payload"].startswith('{"type"')]
+    for name in json.loads(answers[0]).get("streams") or []:
         client.ask(f"$JS.API.STREAM.DELETE.{name}")
     with open(script) as lines, open(script.removesuffix(".script") + ".answers", "w") as answers:
         for line in filter(str.strip, lines):

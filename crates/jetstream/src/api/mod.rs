@@ -11,8 +11,9 @@ pub use types::{AccountInfo, AccountLimits, ApiCounts, SequenceInfo, StreamInfo,
 
 pub(crate) use json::{read, read_or_default};
 pub(crate) use request::{
-    Command, DirectGet, InfoRequest, ListRequest, MessageDelete, MessageGet, NamesRequest, Purge,
+    Command, ConsumerCreate, DirectGet, InfoRequest, ListRequest, MessageDelete, MessageGet, NamesRequest,
+    PauseRequest, Purge,
 };
 pub(crate) use types::{
-    Answer, Created, Deleted, Listed, MessageFound, Named, Purged, StoredMessage, refusal, render,
+    Answer, Created, Deleted, Listed, MessageFound, Named, Paused, Purged, StoredMessage, refusal, render,
 };

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::consumer::ConsumerConfig;
+use crate::handle_consumers::Wanted;
 use crate::time::Time;
 
 /// A request's subject behind `$JS.API.`, taken apart. Names are whatever stands there; they need not exist.
@@ -19,6 +21,13 @@ pub(crate) enum Command<'a> {
     MessageDelete(&'a str),
     /// The rest of the subject is the subject asked for.
     DirectGet(&'a str, Option<&'a str>),
+    ConsumerCreate(&'a str, Wanted<'a>),
+    ConsumerInfo(&'a str, &'a str),
+    ConsumerDelete(&'a str, &'a str),
+    ConsumerPause(&'a str, &'a str),
+    ConsumerNames(&'a str),
+    ConsumerList(&'a str),
+    NextMessages(&'a str, &'a str),
     /// Only a cluster could: the answer's type.
     Clustered(&'static str),
 }
@@ -38,7 +47,36 @@ impl<'a> Command<'a> {
                 (!name.is_empty()).then_some(Self::DirectGet(name, subject))
             }
             ("STREAM", _) => Self::stream(verb, rest),
-            ("CONSUMER", "LEADER") => Some(Self::Clustered("consumer_leader_stepdown_response")),
+            ("CONSUMER", _) => Self::consumer(verb, rest),
+            _ => None,
+        }
+    }
+
+    fn consumer(verb: &str, rest: &'a str) -> Option<Self> {
+        let pair = |rest: &'a str| {
+            rest.split_once('.').filter(|(stream, name)| one_token(stream) && one_token(name))
+        };
+        match verb {
+            "CREATE" => {
+                let mut parts = rest.splitn(3, '.');
+                let stream = parts.next().filter(|stream| !stream.is_empty())?;
+                let wanted = match (parts.next(), parts.next()) {
+                    (None, _) => Wanted::Ephemeral,
+                    (Some(name), filter) => Wanted::Named(name, filter),
+                };
+                Some(Self::ConsumerCreate(stream, wanted))
+            }
+            "DURABLE" => {
+                let (stream, name) = pair(rest.strip_prefix("CREATE.")?)?;
+                Some(Self::ConsumerCreate(stream, Wanted::Durable(name)))
+            }
+            "INFO" => pair(rest).map(|(stream, name)| Self::ConsumerInfo(stream, name)),
+            "DELETE" => pair(rest).map(|(stream, name)| Self::ConsumerDelete(stream, name)),
+            "PAUSE" => pair(rest).map(|(stream, name)| Self::ConsumerPause(stream, name)),
+            "NAMES" => one_token(rest).then_some(Self::ConsumerNames(rest)),
+            "LIST" => one_token(rest).then_some(Self::ConsumerList(rest)),
+            "MSG" => pair(rest.strip_prefix("NEXT.")?).map(|(stream, name)| Self::NextMessages(stream, name)),
+            "LEADER" => Some(Self::Clustered("consumer_leader_stepdown_response")),
             _ => None,
         }
     }
@@ -96,6 +134,24 @@ pub(crate) struct InfoRequest {
     pub(crate) offset: usize,
     pub(crate) deleted_details: bool,
     pub(crate) subjects_filter: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ConsumerCreate {
+    pub(crate) stream_name: String,
+    pub(crate) config: ConsumerConfig,
+    /// `create`, `update`, or nothing for whichever it is.
+    pub(crate) action: String,
+    /// Accepted: nothing is corrected silently that would be refused otherwise.
+    #[serde(rename = "pedantic")]
+    pub(crate) _pedantic: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PauseRequest {
+    pub(crate) pause_until: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -162,6 +218,12 @@ mod tests {
             ("DIRECT.GET.S", Some(Command::DirectGet("S", None))),
             ("DIRECT.GET.S.a.b", Some(Command::DirectGet("S", Some("a.b")))),
             ("STREAM.LEADER.STEPDOWN.S", Some(Command::Clustered("stream_leader_stepdown_response"))),
+            ("CONSUMER.CREATE.S", Some(Command::ConsumerCreate("S", Wanted::Ephemeral))),
+            ("CONSUMER.CREATE.S.c", Some(Command::ConsumerCreate("S", Wanted::Named("c", None)))),
+            ("CONSUMER.CREATE.S.c.a.>", Some(Command::ConsumerCreate("S", Wanted::Named("c", Some("a.>"))))),
+            ("CONSUMER.DURABLE.CREATE.S.c", Some(Command::ConsumerCreate("S", Wanted::Durable("c")))),
+            ("CONSUMER.MSG.NEXT.S.c", Some(Command::NextMessages("S", "c"))),
+            ("CONSUMER.INFO.S", None),
             ("STREAM.CREATE.S.x", None),
             ("STREAM.CREATE", None),
             ("STREAM.BOGUS.S", None),

@@ -176,11 +176,20 @@ pub(crate) struct Listed<T> {
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Named<T> {
     Streams(Vec<T>),
+    Consumers(Vec<T>),
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct Deleted {
     pub(crate) success: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Paused {
+    pub(crate) paused: bool,
+    pub(crate) pause_until: Time,
+    #[serde(skip_serializing_if = "is_default")]
+    pub(crate) pause_remaining: i64,
 }
 
 #[derive(Debug, Serialize)]

@@ -2,26 +2,31 @@
 //! are in the files below; the API's commands are beside it.
 
 mod config;
+mod consumers;
 mod dedupe;
 mod expire;
 mod publish;
 mod read;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::{Durability, Erase, Error, Finding, Selection, Store, SyncJob, SyncResult};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use config::is_default;
 pub use config::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
     StreamConfig,
+};
+pub(crate) use config::{
+    DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, SERVER_METADATA, is_default, is_name, metadata_bytes,
 };
 
 use crate::acks::AckQueue;
 use crate::api::{ApiError, InfoRequest, Purge, StreamInfo, StreamState};
 use crate::bus::Bus;
+use crate::consumer::Consumer;
 use crate::headers::PublishHeaders;
 use crate::options::Context;
 use crate::time::Time;
@@ -56,6 +61,15 @@ pub(crate) struct Stream {
     /// The id of the last message, if it had one.
     last_id: Option<Box<str>>,
     pub(crate) acks: AckQueue,
+    pub(crate) consumers: BTreeMap<Box<str>, Consumer>,
+    /// The time of the present call.
+    pub(crate) now: i64,
+    /// Consumers may have something to do.
+    pub(crate) wake: bool,
+    /// A consumer has more than one turn's worth to do.
+    pub(crate) lagging: bool,
+    /// Removed because everybody is done with them; the removal is not written yet.
+    done_unwritten: Vec<u64>,
     /// Something waits for the end of the batch.
     pub(crate) dirty: bool,
     /// Messages came in since consumers were last served.
@@ -116,6 +130,7 @@ impl Stream {
             Err(_) => return Ok(Opened { stream: None, findings }),
         };
         stream.refill_window(now);
+        stream.load_consumers(now);
         Ok(Opened { stream: Some(stream), findings })
     }
 
@@ -137,6 +152,11 @@ impl Stream {
             store,
             durability,
             dir,
+            consumers: BTreeMap::new(),
+            now: created.nanos().unwrap_or(0),
+            wake: false,
+            lagging: false,
+            done_unwritten: Vec::new(),
             dedupe: Dedupe::default(),
             last_id: None,
             dirty: true,
@@ -212,12 +232,44 @@ impl Stream {
     }
 
     /// Writes out what the batch brought, answers what may be answered, and hands out the sync that the rest needs.
-    pub(crate) fn end_of_batch(&mut self, bus: &mut impl Bus) -> Option<SyncJob> {
+    pub(crate) fn end_of_batch(
+        &mut self,
+        now: i64,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) -> Option<SyncJob> {
+        let job = if self.dirty { self.write_batch(now, bus) } else { None };
+        self.serve_woken(now, bus, context).or(job)
+    }
+
+    /// Serves consumers that may have something to do, and writes what that brought.
+    fn serve_woken(&mut self, now: i64, bus: &mut impl Bus, context: &Context) -> Option<SyncJob> {
+        if !self.acks.has_api_answers() {
+            for consumer in self.consumers.values_mut().filter(|consumer| consumer.held) {
+                consumer.held = false;
+                self.wake = true;
+            }
+        }
+        if self.wake || self.new_messages {
+            self.serve(now, bus, context);
+        }
+        if self.dirty { self.write_batch(now, bus) } else { None }
+    }
+
+    fn write_batch(&mut self, now: i64, bus: &mut impl Bus) -> Option<SyncJob> {
+        self.dirty = false;
+        for seq in std::mem::take(&mut self.done_unwritten) {
+            // There only when a failed write brought it back.
+            self.drop_message(seq);
+            self.done_unwritten.push(seq);
+        }
         self.dirty = false;
         if let Err(error) = self.store.write_out() {
             self.write_failed(&error, bus);
             return None;
         }
+        self.done_unwritten.clear();
+        self.save_consumers(now);
         if self.durability != Durability::Group {
             self.acks.release(bus);
             return None;
@@ -256,7 +308,12 @@ impl Stream {
     }
 
     /// Takes note of a sync: answers what it made true, and hands out the next one if something waits.
-    pub(crate) fn synced(&mut self, result: SyncResult, bus: &mut impl Bus) -> Option<SyncJob> {
+    pub(crate) fn synced(
+        &mut self,
+        result: SyncResult,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) -> Option<SyncJob> {
         self.syncing = false;
         match self.store.synced(result) {
             Ok(_) => self.acks.release_covered(bus),
@@ -264,9 +321,11 @@ impl Stream {
                 let reason = disk_refusal(&error);
                 self.acks.refuse(self.store.last_seq(), &reason, true, bus);
                 self.dedupe.forget_above(self.store.last_seq());
+                self.recount();
             }
         }
-        if self.acks.is_empty() { None } else { self.next_sync(bus) }
+        let served = self.serve_woken(self.now, bus, context);
+        if served.is_some() || self.acks.is_empty() { served } else { self.next_sync(bus) }
     }
 
     /// The disk refused: everything since the last write is undone, and so are its answers.
@@ -275,11 +334,14 @@ impl Stream {
         self.acks.refuse(last_seq, &disk_refusal(error), false, bus);
         self.dedupe.forget_above(last_seq);
         self.age_cursor = 0;
+        self.recount();
     }
 
-    /// Whether a consumer would be given a message on this subject.
-    fn is_wanted(&self, _subject: &[u8]) -> bool {
-        false
+    /// Messages went in another way than one by one.
+    fn recount(&mut self) {
+        for consumer in self.consumers.values_mut() {
+            consumer.on_purged(&self.store);
+        }
     }
 
     fn last_on_filter(&self, filter: &[u8]) -> Option<u64> {
@@ -298,7 +360,11 @@ impl Stream {
         }
         self.dirty = true;
         match self.store.remove(seq, if erase { Erase::Yes } else { Erase::No }) {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                let now = self.now;
+                self.consumers.values_mut().for_each(|consumer| consumer.on_removed(seq, now));
+                Ok(())
+            }
             Ok(false) if (self.store.first_seq()..=self.store.last_seq()).contains(&seq) => {
                 Err(ApiError::sequence_not_found(seq))
             }
@@ -328,7 +394,9 @@ impl Stream {
             before: (request.seq > 0).then_some(request.seq),
             keep: request.keep,
         };
-        self.store.purge(purge).map_err(|error| ApiError::purge_failed(error.to_string()))
+        let purged = self.store.purge(purge).map_err(|error| ApiError::purge_failed(error.to_string()))?;
+        self.recount();
+        Ok(purged)
     }
 
     /// What the API shows of it, with the metadata that the server adds.
@@ -362,6 +430,7 @@ impl Stream {
             last_seq: state.last_seq,
             last_ts: time(state.last_time_ns.max(self.skipped_at)),
             num_subjects: state.num_subjects,
+            consumer_count: self.consumers.len(),
             num_deleted: if state.msgs == 0 { 0 } else { state.num_deleted },
             ..StreamState::default()
         }

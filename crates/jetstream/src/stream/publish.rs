@@ -285,7 +285,12 @@ impl Stream {
     pub(crate) fn drop_message(&mut self, seq: u64) -> bool {
         self.dirty = true;
         // Removing reads nothing, so nothing can fail before the write.
-        self.store.remove(seq, Erase::No).unwrap_or(false)
+        let now = self.now;
+        let removed = self.store.remove(seq, Erase::No).unwrap_or(false);
+        if removed {
+            self.consumers.values_mut().for_each(|consumer| consumer.on_removed(seq, now));
+        }
+        removed
     }
 
     fn drop_subject_before(&mut self, subject: &[u8], seq: u64) {

@@ -1,0 +1,161 @@
+//! What JetStream says unasked, on `$JS.EVENT.>`: only when somebody listens.
+
+use serde::Serialize;
+
+use crate::bus::{Bus, publish};
+use crate::options::Context;
+use crate::time::Time;
+
+/// Something worth saying.
+pub(crate) trait Advisory: Serialize {
+    /// The last part of its type.
+    const KIND: &'static str;
+
+    /// Where it is said.
+    fn subject(&self) -> String;
+
+    /// Says it, if anybody listens.
+    fn send(&self, context: &Context, now: i64, bus: &mut impl Bus)
+    where
+        Self: Sized,
+    {
+        let subject = self.subject();
+        if !bus.has_interest(subject.as_bytes()) {
+            return;
+        }
+        let said = Said {
+            kind: format!("io.nats.jetstream.{}", Self::KIND),
+            id: context.id(22),
+            timestamp: Time::from_nanos(now),
+            body: self,
+            domain: context.domain.as_deref(),
+        };
+        publish(bus, subject.as_bytes(), b"", &serde_json::to_vec(&said).unwrap_or_default());
+    }
+}
+
+#[derive(Serialize)]
+struct Said<'a, T> {
+    #[serde(rename = "type")]
+    kind: String,
+    id: String,
+    timestamp: Time,
+    #[serde(flatten)]
+    body: &'a T,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    domain: Option<&'a str>,
+}
+
+/// A message was delivered as often as it may be, and nobody acknowledged it.
+#[derive(Serialize)]
+pub(crate) struct MaxDeliveries<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) stream_seq: u64,
+    pub(crate) deliveries: u64,
+}
+
+impl Advisory for MaxDeliveries<'_> {
+    const KIND: &'static str = "advisory.v1.max_deliver";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{}.{}", self.stream, self.consumer)
+    }
+}
+
+/// A client does not want a message, now or ever.
+#[derive(Serialize)]
+pub(crate) struct Unwanted<'a> {
+    #[serde(skip)]
+    pub(crate) terminated: bool,
+    pub(crate) stream: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) consumer_seq: u64,
+    pub(crate) stream_seq: u64,
+    pub(crate) deliveries: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) reason: &'a str,
+}
+
+impl Unwanted<'_> {
+    /// Says it under the type of what was done.
+    pub(crate) fn say(self, context: &Context, now: i64, bus: &mut impl Bus) {
+        if self.terminated {
+            Terminated(self).send(context, now, bus);
+        } else {
+            Nak(self).send(context, now, bus);
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Terminated<'a>(Unwanted<'a>);
+
+impl Advisory for Terminated<'_> {
+    const KIND: &'static str = "advisory.v1.terminated";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.{}.{}", self.0.stream, self.0.consumer)
+    }
+}
+
+#[derive(Serialize)]
+struct Nak<'a>(Unwanted<'a>);
+
+impl Advisory for Nak<'_> {
+    const KIND: &'static str = "advisory.v1.nak";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.{}.{}", self.0.stream, self.0.consumer)
+    }
+}
+
+/// What was done to a stream or consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Action {
+    Create,
+    Delete,
+    Modify,
+}
+
+impl Action {
+    fn token(self) -> &'static str {
+        match self {
+            Self::Create => "CREATED",
+            Self::Delete => "DELETED",
+            Self::Modify => "UPDATED",
+        }
+    }
+}
+
+/// A stream was created, changed or deleted.
+#[derive(Serialize)]
+pub(crate) struct StreamAction<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) action: Action,
+}
+
+impl Advisory for StreamAction<'_> {
+    const KIND: &'static str = "advisory.v1.stream_action";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.STREAM.{}.{}", self.action.token(), self.stream)
+    }
+}
+
+/// A consumer was created, changed or deleted.
+#[derive(Serialize)]
+pub(crate) struct ConsumerAction<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) action: Action,
+}
+
+impl Advisory for ConsumerAction<'_> {
+    const KIND: &'static str = "advisory.v1.consumer_action";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.{}.{}.{}", self.action.token(), self.stream, self.consumer)
+    }
+}

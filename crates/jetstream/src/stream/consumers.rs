@@ -1,0 +1,232 @@
+//! A stream and its consumers: who is served when, and which messages go because everybody is done with them.
+
+use super::{Retention, Stream};
+use crate::advisory::{Action, Advisory, ConsumerAction, Unwanted};
+use crate::bus::{Bus, Incoming};
+use crate::consumer::{AckKind, AckSubject, CONSUMER_PREFIX, Consumer, Ground};
+use crate::options::Context;
+
+impl Stream {
+    /// Reads the consumers back.
+    pub(super) fn load_consumers(&mut self, now: i64) {
+        let names = self.store.checkpoints();
+        for checkpoint in names.iter().filter(|name| name.starts_with(CONSUMER_PREFIX)) {
+            if let Some(consumer) = Consumer::load(checkpoint, &self.config.name, &mut self.store, now) {
+                self.consumers.insert(consumer.name.clone(), consumer);
+            }
+        }
+        self.wake = true;
+    }
+
+    /// Whether a consumer would be given a message on this subject.
+    pub(super) fn is_wanted(&self, subject: &[u8]) -> bool {
+        self.consumers.values().any(|consumer| consumer.config.wants(subject))
+    }
+
+    /// Serves everybody who waits, from what is written.
+    pub(super) fn serve(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
+        self.wake = false;
+        self.new_messages = false;
+        let mut more = false;
+        let mut done = Vec::new();
+        for consumer in self.consumers.values_mut() {
+            let mut ground = Ground {
+                stream: &self.config.name,
+                store: &mut self.store,
+                bus: &mut *bus,
+                context,
+                now,
+                done: std::mem::take(&mut done),
+            };
+            more |= consumer.serve(&mut ground);
+            done = ground.done;
+        }
+        self.lagging = more;
+        self.done_with(&done);
+    }
+
+    /// Does for the consumers what time asks for.
+    pub(crate) fn tick_consumers(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
+        let mut inactive = Vec::new();
+        for consumer in self.consumers.values_mut() {
+            let mut ground = Ground {
+                stream: &self.config.name,
+                store: &mut self.store,
+                bus: &mut *bus,
+                context,
+                now,
+                done: Vec::new(),
+            };
+            consumer.tick(&mut ground);
+            if consumer.is_inactive(now) {
+                inactive.push(consumer.name.clone());
+            }
+            self.dirty |= consumer.is_save_due(now);
+        }
+        for name in inactive {
+            self.remove_consumer(&name, now, bus, context);
+        }
+        self.wake |= !self.consumers.is_empty();
+    }
+
+    /// Saves the states that are due; what the disk refuses is tried again.
+    pub(super) fn save_consumers(&mut self, now: i64) {
+        for consumer in self.consumers.values_mut().filter(|consumer| consumer.is_save_due(now)) {
+            if consumer.save_state(&mut self.store, now).is_err() {
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// When something has to be done for a consumer.
+    pub(crate) fn next_consumer_due(&self, now: i64) -> Option<i64> {
+        let lagging = self.lagging.then_some(now);
+        self.consumers.values().filter_map(Consumer::next_due).chain(lagging).min()
+    }
+
+    /// Takes a request for messages; false when there is no such consumer.
+    pub(crate) fn request(
+        &mut self,
+        name: &str,
+        payload: &[u8],
+        reply: &[u8],
+        now: i64,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) -> bool {
+        let Some(consumer) = self.consumers.get_mut(name) else { return false };
+        let stream = &self.config.name;
+        let mut ground = Ground { stream, store: &mut self.store, bus, context, now, done: Vec::new() };
+        consumer.request(payload, reply, &mut ground);
+        self.wake = true;
+        true
+    }
+
+    /// Takes an acknowledgement.
+    pub(crate) fn on_ack(
+        &mut self,
+        ack: &AckSubject<'_>,
+        message: &Incoming<'_>,
+        now: i64,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) {
+        let Some(consumer) = self.consumers.get_mut(ack.consumer) else { return };
+        let unwanted = |terminated, reason| Unwanted {
+            terminated,
+            stream: ack.stream,
+            consumer: ack.consumer,
+            consumer_seq: ack.delivery,
+            stream_seq: ack.seq,
+            deliveries: ack.count,
+            reason,
+        };
+        let mut request = None;
+        let acked = match AckKind::parse(message.payload) {
+            AckKind::Done => consumer.acknowledge(ack, now),
+            AckKind::Next(rest) => {
+                request = Some(rest);
+                consumer.acknowledge(ack, now)
+            }
+            AckKind::Terminate(reason) => {
+                let acked = consumer.acknowledge(ack, now);
+                if acked.taken {
+                    unwanted(true, std::str::from_utf8(reason).unwrap_or("")).say(context, now, bus);
+                }
+                acked
+            }
+            AckKind::Again(delay) => {
+                let acked = consumer.again(ack, delay, now);
+                if acked.taken {
+                    unwanted(false, "").say(context, now, bus);
+                }
+                acked
+            }
+            AckKind::Working | AckKind::Unknown => consumer.working(ack, now),
+        };
+        self.wake = true;
+        if let Some(request) = request {
+            self.done_with(&acked.done);
+            self.request(ack.consumer, request, message.reply, now, bus, context);
+            return;
+        }
+        // Who asks to be told is told when it is as safe as a message of the stream.
+        if acked.taken && !message.reply.is_empty() {
+            if let Some(consumer) = self.consumers.get_mut(ack.consumer) {
+                consumer.save_now |= consumer.unsaved;
+            }
+            self.done_with(&acked.done);
+            self.answer(message.reply, b"", None, bus);
+        } else {
+            self.done_with(&acked.done);
+        }
+    }
+
+    /// Takes the answer to a request of flow control.
+    pub(crate) fn on_flow_control(&mut self, consumer: &str, subject: &[u8]) {
+        if let Some(consumer) = self.consumers.get_mut(consumer) {
+            self.wake |= consumer.flow_answered(subject);
+        }
+    }
+
+    /// Removes messages that a consumer is done with, as far as retention says so.
+    fn done_with(&mut self, done: &[u64]) {
+        if done.is_empty() || self.config.retention == Retention::Limits {
+            return;
+        }
+        for &seq in done {
+            if self.config.retention == Retention::WorkQueue || !self.is_needed(seq) {
+                self.drop_message(seq);
+                self.done_unwritten.push(seq);
+            }
+        }
+    }
+
+    fn is_needed(&mut self, seq: u64) -> bool {
+        let Ok(Some(message)) = self.store.get(seq) else { return false };
+        let subject = message.subject;
+        self.consumers.values().any(|consumer| consumer.needs(seq, subject))
+    }
+
+    /// Takes a consumer out, tells those who wait, and removes what only it wanted.
+    pub(crate) fn remove_consumer(
+        &mut self,
+        name: &str,
+        now: i64,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) -> bool {
+        let Some(mut consumer) = self.consumers.remove(name) else { return false };
+        consumer.end_requests("409 Consumer Deleted", bus);
+        consumer.forget(&mut self.store);
+        self.dirty = true;
+        let advisory = ConsumerAction { stream: &self.config.name, consumer: name, action: Action::Delete };
+        advisory.send(context, now, bus);
+        if self.config.retention == Retention::Interest {
+            let mut wanted = consumer.config.selection();
+            let mut at = self.store.first_seq();
+            while let Some(seq) = self.store.next(&mut wanted, at) {
+                at = seq + 1;
+                let its = match self.store.get(seq) {
+                    Ok(Some(message)) => consumer.needs(seq, message.subject),
+                    _ => false,
+                };
+                if its && !self.is_needed(seq) {
+                    self.drop_message(seq);
+                    self.done_unwritten.push(seq);
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes all consumers out, as the stream goes.
+    pub(crate) fn remove_consumers(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
+        for (name, mut consumer) in std::mem::take(&mut self.consumers) {
+            consumer.end_requests("409 Consumer Deleted", bus);
+            let advisory =
+                ConsumerAction { stream: &self.config.name, consumer: &name, action: Action::Delete };
+            advisory.send(context, now, bus);
+        }
+    }
+}
