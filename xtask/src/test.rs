@@ -1,6 +1,7 @@
 //! Every test of the workspace, with one exit code.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::bail;
@@ -28,22 +29,27 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     println!("test: built in {} s", start.elapsed().as_secs());
     let binary = shell::target_dir(root).join("debug/ostler");
 
+    let server = nats_server(root)?;
     let start = Instant::now();
     let mut failed = Vec::new();
     let nextest = shell::succeeds("cargo", &["nextest", "--version"]);
     for (name, args) in steps(nextest) {
         let mut cargo = shell::cargo(root);
-        if !shell::run_for_success(cargo.args(*args).env("OSTLER_TEST_BIN", &binary))? {
+        cargo.args(*args).env("OSTLER_TEST_BIN", &binary);
+        if let Some(server) = &server {
+            demand(&mut cargo, server);
+        }
+        if !shell::run_for_success(&mut cargo)? {
             failed.push(*name);
         }
     }
-    match nats_server(root) {
+    match server {
         _ if !nextest => println!("test: SKIPPED on a nats-server: that choice of tests needs cargo-nextest"),
         None => println!("test: SKIPPED on a nats-server: none is on the PATH; `cargo xtask setup` gets one"),
         Some(server) => {
             let mut cargo = shell::cargo(root);
             cargo.args(ON_NATS_SERVER).arg(tests_on_nats_server()).env("OSTLER_TEST_BIN", &binary);
-            cargo.env("OSTLER_TEST_BUS", "external").env("OSTLER_NATS_SERVER", server);
+            demand(cargo.env("OSTLER_TEST_BUS", "external"), &server);
             if !shell::run_for_success(&mut cargo)? {
                 failed.push("tests on a nats-server");
             }
@@ -89,14 +95,22 @@ fn tests_on_nats_server() -> String {
     format!("package(e2e) and not ({})", but.join(" or "))
 }
 
+/// Has the tests use this server, and those that need one fail where they would skip without.
+fn demand(cargo: &mut Command, server: &Path) {
+    cargo.env("OSTLER_NATS_SERVER", server).env("OSTLER_REQUIRE_NATS_SERVER", "1");
+}
+
 /// The server to test with: named, on the PATH, or where setup puts it.
-fn nats_server(root: &Path) -> Option<PathBuf> {
+///
+/// # Errors
+/// The named one has no absolute path, as tests need it, which run in the directories of their packages.
+fn nats_server(root: &Path) -> anyhow::Result<Option<PathBuf>> {
     if let Some(named) = std::env::var_os("OSTLER_NATS_SERVER") {
-        return Some(PathBuf::from(named));
+        return Ok(Some(std::path::absolute(named)?));
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|dir| dir.join("nats-server"));
-    on_path.chain([root.join(".rig/nats-server/nats-server")]).find(|program| program.is_file())
+    Ok(on_path.chain([root.join(".rig/nats-server/nats-server")]).find(|program| program.is_file()))
 }
 
 fn steps(nextest: bool) -> &'static [Step] {

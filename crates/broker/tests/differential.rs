@@ -14,9 +14,10 @@ mod made_up;
 
 use std::ops::Range;
 
+use common::nats_server;
 use dialogue::files::{blocks, steps, unescape};
 use dialogue::{Step, Target, play, script};
-use houses::{HOUSES, Ours, Theirs, nats_server};
+use houses::{HOUSES, Ours, Theirs};
 
 /// Seeds of the scripts that are played each time, per house.
 const SEEDS: Range<u64> = 0..60;

@@ -5,11 +5,11 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Delivered, Raw, eventually, local};
+use common::{Delivered, Raw, eventually, local, nats_server};
 use ostler_broker::{Credential, Identity, LameDuck, Permissions, Server, Users};
 use serde_json::Value;
 
@@ -290,19 +290,6 @@ fn listeners_that_do_not_read_take_nobody_along() {
     }
     eventually("only the living are there", || server.stats().connections == 1);
     log_in(server.local_addr(), "a").sync();
-}
-
-/// Where a real nats-server is: `OSTLER_NATS_SERVER`, or where `cargo xtask setup` puts it. Says so when there is none.
-fn nats_server() -> Option<PathBuf> {
-    let program = std::env::var_os("OSTLER_NATS_SERVER").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.rig/nats-server/nats-server"),
-        PathBuf::from,
-    );
-    if program.exists() {
-        return Some(program);
-    }
-    eprintln!("SKIPPED: no nats-server at {}: set OSTLER_NATS_SERVER", program.display());
-    None
 }
 
 /// A nats-server with the same accounts. It ends with the value.

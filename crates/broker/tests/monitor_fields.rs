@@ -6,10 +6,9 @@ mod common;
 mod dashboard;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Raw, eventually};
+use common::{Raw, eventually, nats_server};
 use dashboard::{document, list, open_monitored};
 use serde_json::{Map, Value};
 
@@ -103,14 +102,7 @@ struct Real {
 
 impl Real {
     fn start() -> Option<Self> {
-        let program = std::env::var_os("OSTLER_NATS_SERVER").map_or_else(
-            || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.rig/nats-server/nats-server"),
-            PathBuf::from,
-        );
-        if !program.exists() {
-            eprintln!("SKIPPED: no nats-server at {}; set OSTLER_NATS_SERVER", program.display());
-            return None;
-        }
+        let program = nats_server()?;
         let dir = tempfile::tempdir().unwrap();
         let mut process = Command::new(program)
             .args(["-a", "127.0.0.1", "-p", "-1", "-m", "-1", "--ports_file_dir"])

@@ -4,7 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -100,22 +100,6 @@ impl Target for Ours {
     fn limits(&self) -> Limits {
         self.limits
     }
-}
-
-/// Where a real nats-server is: `OSTLER_NATS_SERVER`, or where `cargo xtask setup` puts it. Says so when there is none.
-pub(crate) fn nats_server() -> Option<PathBuf> {
-    let program = std::env::var_os("OSTLER_NATS_SERVER").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.rig/nats-server/nats-server"),
-        PathBuf::from,
-    );
-    if program.exists() {
-        return Some(program);
-    }
-    eprintln!(
-        "SKIPPED: no nats-server at {}: set OSTLER_NATS_SERVER or run cargo xtask setup",
-        program.display()
-    );
-    None
 }
 
 /// A real nats-server, running. It ends with the value.
