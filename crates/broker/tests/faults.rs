@@ -353,3 +353,96 @@ fn thousands_of_connections_come_and_go() {
     });
     assert_eq!(server.stats().connections_total, 1200);
 }
+
+/// Somebody who sends `frame` over and over until told to stop, and throws away what is said in return.
+fn babble(mut stream: TcpStream, frame: Vec<u8>) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, mut reader) = (Arc::clone(&stop), stream.try_clone().unwrap());
+    let reading = std::thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 20];
+        while matches!(reader.read(&mut bytes), Ok(count) if count > 0) {}
+    });
+    let babbling = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Acquire) && stream.write_all(&frame).is_ok() {}
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        reading.join().unwrap();
+    });
+    (stop, babbling)
+}
+
+/// Its socket is never found empty, and no read of it is a full one.
+#[test]
+fn a_client_that_never_stops_leaves_others_their_turn() {
+    let server = local().shards(1).allow_anonymous().start().unwrap();
+    let loud = Raw::connect(server.local_addr());
+    let flood = "PUB $SYS.REQ.USER.INFO x 0\r\n\r\n".repeat(8000).into_bytes();
+    let (stop, babbling) = babble(loud.stream.try_clone().unwrap(), flood);
+    eventually("it babbles", || server.stats().in_msgs > 10_000);
+    let mut quiet = Raw::connect(server.local_addr());
+    for _ in 0..50 {
+        quiet.sync();
+    }
+    stop.store(true, Ordering::Release);
+    babbling.join().unwrap();
+}
+
+#[cfg(feature = "websocket")]
+#[test]
+fn frames_without_payload_leave_others_their_turn() {
+    let users = Users::new();
+    users.set(Identity::new("a", Credential::Token("t".into()), Permissions::all())).unwrap();
+    let websocket = ostler_broker::WebSocket::on("127.0.0.1:0".parse().unwrap());
+    let server = local().shards(1).users(users).websocket(websocket).start().unwrap();
+    let mut stream = TcpStream::connect(server.websocket_addr().unwrap()).unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    // Empty binary frames, masked as those of clients are.
+    let (stop, babbling) = babble(stream, b"\x82\x80\0\0\0\0".repeat(20_000));
+    let mut quiet = Raw::connect_with(server.local_addr(), r#""auth_token":"t","verbose":false"#);
+    for _ in 0..50 {
+        quiet.sync();
+    }
+    stop.store(true, Ordering::Release);
+    babbling.join().unwrap();
+}
+
+/// One read of the publisher makes far more than the server lets wait for one client.
+#[test]
+fn a_subscriber_that_reads_is_never_too_slow() {
+    const SUBSCRIPTIONS: usize = 40;
+    const MESSAGES: usize = 3000;
+    let server = local().shards(1).allow_anonymous().max_pending(2 << 20).start().unwrap();
+    let mut reader = Raw::connect(server.local_addr());
+    for sid in 0..SUBSCRIPTIONS {
+        reader.send(format!("SUB a {sid}\r\n"));
+    }
+    reader.sync();
+    let mut stream = reader.stream.try_clone().unwrap();
+    let counting = std::thread::spawn(move || {
+        let (mut bytes, mut seen) = (vec![0; 1 << 20], 0);
+        while seen < SUBSCRIPTIONS * MESSAGES * 3000 {
+            match stream.read(&mut bytes) {
+                Ok(0) | Err(_) => return Err(seen),
+                Ok(count) => seen += count,
+            }
+        }
+        Ok(())
+    });
+    let mut publisher = Raw::connect(server.local_addr());
+    publisher.send(publish("a", 3000).repeat(MESSAGES));
+    publisher.sync();
+    counting.join().unwrap().expect("the subscriber is cut off after so many bytes");
+    eventually("everything is delivered", || server.stats().out_msgs == (SUBSCRIPTIONS * MESSAGES) as u64);
+    assert_eq!(server.stats().slow_consumers, 0);
+}
+
+/// It holds its place and what it announced for as long as it lives.
+#[test]
+fn a_client_that_never_says_connect_is_asked_for_a_sign_of_life() {
+    let server = local().allow_anonymous().ping_interval(Duration::from_millis(50)).start().unwrap();
+    let (mut silent, _info) = Raw::open(server.local_addr());
+    silent.send("PUB a 100\r\nhalf");
+    assert_eq!(silent.until_closed_with_pings(), "PING\r\nPING\r\n-ERR 'Stale Connection'\r\n");
+    eventually("its place is free", || server.stats().connections == 0);
+}

@@ -97,14 +97,13 @@ impl Shard {
         self.timers.retain(|entry| entry.due != Due::Ping);
         let interval = self.limits.ping_interval;
         for slot in 0..self.conns.len() {
-            let Some(conn) =
-                self.at(slot).filter(|conn| conn.is_connected && conn.stream.as_pipe().is_none())
-            else {
+            let Some(conn) = self.at(slot).filter(|conn| conn.stream.as_pipe().is_none()) else {
                 continue;
             };
-            let (id, last_in) = (conn.link.id, conn.last_in);
-            let wait = if conn.was_pinged { interval } else { interval.min(FIRST_PING) };
-            self.remind(last_in + wait, Due::Ping, slot, id);
+            let first = conn.is_connected && !conn.was_pinged;
+            conn.ping_at = conn.last_in + if first { interval.min(FIRST_PING) } else { interval };
+            let (id, at) = (conn.link.id, conn.ping_at);
+            self.remind(at, Due::Ping, slot, id);
         }
     }
 

@@ -46,6 +46,8 @@ pub(crate) struct Conn {
     pub(crate) partial: BytesMut,
     /// Bytes the partial frame needs before parsing it makes sense.
     pub(crate) needed: usize,
+    /// What was read and waits until who is far behind has caught up.
+    pub(crate) paused: Paused,
     pub(crate) outbound: Outbound,
     /// Noted in the shard's list of connections to write.
     pub(crate) is_dirty: bool,
@@ -58,6 +60,8 @@ pub(crate) struct Conn {
     /// The last batch that wrote to it.
     pub(crate) last_out: Instant,
     pub(crate) pings_out: u32,
+    /// When it is looked at next for silence; an earlier reminder no longer holds.
+    pub(crate) ping_at: Instant,
     /// When the last PING went out, until it is answered.
     pub(crate) pinged_at: Option<Instant>,
     /// The last measured round trip.
@@ -72,6 +76,15 @@ pub(crate) struct Conn {
     pub(crate) was_pinged: bool,
     /// The second INFO follows the first PONG only.
     pub(crate) was_ponged: bool,
+}
+
+/// A batch that was interrupted.
+#[derive(Debug, Default)]
+pub(crate) struct Paused {
+    /// What is left of it, at most one read.
+    pub(crate) rest: Vec<u8>,
+    /// Bytes that must wait for a subscriber before it is interrupted again.
+    pub(crate) until_bytes: usize,
 }
 
 /// What the client said about itself in CONNECT.
@@ -130,6 +143,7 @@ impl Conn {
             responses: Responses::default(),
             partial: BytesMut::new(),
             needed: 0,
+            paused: Paused::default(),
             outbound: Outbound::default(),
             is_dirty: false,
             is_blocked: false,
@@ -138,6 +152,7 @@ impl Conn {
             last_in: now,
             last_out: now,
             pings_out: 0,
+            ping_at: now,
             pinged_at: None,
             round_trip: None,
             traffic: Traffic::default(),

@@ -145,8 +145,21 @@ impl Shard {
             let from = now + handshake.unwrap_or_default();
             self.remind(from + self.limits.auth_timeout, Due::Auth, slot, link.id);
         }
+        // Also of a client that never says CONNECT; the other end of a pipe cannot be gone without being missed.
+        if stream.as_pipe().is_none() {
+            self.ping_after(handshake.unwrap_or_default() + self.limits.ping_interval, slot, link.id);
+        }
         if let Some(myself) = self.myself.upgrade() {
             tokio::task::spawn_local(tasks::serve(myself, link, stream));
+        }
+    }
+
+    /// Has the client looked at for silence after so long.
+    pub(super) fn ping_after(&mut self, delay: Duration, slot: usize, id: u64) {
+        let at = Instant::now() + delay;
+        if let Some(conn) = self.at(slot) {
+            conn.ping_at = at;
+            self.remind(at, Due::Ping, slot, id);
         }
     }
 

@@ -2,11 +2,9 @@
 //! is put aside: nothing of it is read, and what came after its CONNECT is kept until it is known who it is.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::ingest::Next;
 use super::routes::Routes;
-use super::timers::Due;
 use super::{End, FIRST_PING, Shard, events};
 use crate::auth::{Challenge, Entry, Standing, Verdict};
 use crate::connect::Connect;
@@ -151,7 +149,7 @@ impl Shard {
         if is_first && conn_is_socket {
             let jitter = 1.0 + 0.2 * self.random.f32();
             let first = FIRST_PING.mul_f32(jitter).min(self.limits.ping_interval);
-            self.remind(Instant::now() + first, Due::Ping, slot, id);
+            self.ping_after(first, slot, id);
         }
     }
 

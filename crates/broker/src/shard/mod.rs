@@ -63,6 +63,8 @@ const READ_BYTES: usize = 64 << 10;
 const FLUSH_EARLY_BYTES: usize = 1 << 20;
 /// First PING after CONNECT, to measure the round trip; up to a fifth later, so that clients do not beat together.
 const FIRST_PING: Duration = Duration::from_secs(2);
+/// Routes to subscriptions that ended are forgotten together, so that clients which come and go do not cost a walk each.
+const SWEEP_DELAY: Duration = Duration::from_secs(1);
 
 /// The state of a reactor thread.
 pub(crate) struct Shard {
@@ -92,6 +94,8 @@ pub(crate) struct Shard {
     wait_for: Option<Arc<Link>>,
     random: fastrand::Rng,
     stats: Stats,
+    /// Subscriptions ended: routes to them are forgotten then.
+    sweep_at: Option<Instant>,
     /// Connections that ended, for whoever asks.
     ended: Ended,
     /// Messages of the server, to be delivered at the end of the batch.
@@ -148,6 +152,7 @@ impl Shard {
                 free: Vec::new(),
                 routes,
                 verdicts: Verdicts::default(),
+                sweep_at: None,
                 dirty: Vec::new(),
                 outboxes,
                 pool: Pool::default(),
@@ -208,6 +213,7 @@ impl Shard {
     #[cold]
     fn bound(&mut self, slot: usize) {
         self.write(slot);
+        self.write_if_it_reads(slot);
         let (stall_bytes, pending_bytes_max) = (self.limits.stall_bytes(), self.limits.pending_bytes_max);
         let Some(conn) = self.at(slot) else {
             return;
@@ -240,6 +246,7 @@ impl Shard {
         conn.link.close();
         if !conn.subscriptions.is_empty() {
             self.routes[conn.account].account().unsubscribe(conn.subscriptions.values());
+            self.sweep_soon();
         }
         let is_serving = !self.shared.stopping.load(Ordering::Acquire);
         let reason = conn.reason.unwrap_or_else(|| match end.reason(is_serving) {
@@ -264,7 +271,7 @@ impl Shard {
             // Wakes the connection's task, whose read then ends.
             End::Cut => conn.stream.cut(),
             // Nothing is left to send, and nothing to wait for.
-            End::HungUp if conn.outbound.is_empty() && matches!(conn.stream.try_flush(), Ok(true)) => {}
+            End::HungUp if conn.outbound.is_empty() && conn.stream.is_plain_socket() => {}
             End::Told(_) | End::Quiet | End::HungUp => {
                 let (myself, id) = (self.myself.clone(), conn.link.id);
                 tasks::spawn_drain(&self.draining, conn.stream, conn.outbound, move |left| {
@@ -348,6 +355,26 @@ impl Shard {
         }
     }
 
+    /// Writes to a client whose socket was full a moment ago: in the middle of a batch nobody hears that it reads, and
+    /// a batch may be multiplied by many subscriptions.
+    fn write_if_it_reads(&mut self, slot: usize) {
+        let stall_bytes = self.limits.stall_bytes();
+        let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_deref_mut) else {
+            return;
+        };
+        let stream = Rc::clone(&conn.stream);
+        while conn.is_blocked && !conn.outbound.is_empty() {
+            match conn.outbound.write_once(&mut self.pool, |slices| stream.try_write_unasked(slices)) {
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(_) => return self.close_because(slot, End::Cut, CloseReason::WriteError),
+            }
+        }
+        if conn.outbound.len() < stall_bytes {
+            conn.link.release();
+        }
+    }
+
     /// The bytes that `link` ever took and those that wait for it, unless it ended.
     fn backlog(&mut self, link: &Link) -> Option<(u64, usize)> {
         self.conn(link).map(|conn| {
@@ -385,6 +412,14 @@ impl Shard {
         }
     }
 
+    /// Has routes to subscriptions that ended forgotten before long.
+    fn sweep_soon(&mut self) {
+        if self.sweep_at.is_none() {
+            self.sweep_at = Some(Instant::now() + SWEEP_DELAY);
+            self.timers_changed.notify_one();
+        }
+    }
+
     /// Does what is due; returns when to come back.
     fn tick(&mut self, now: Instant) -> Option<Instant> {
         self.now = now;
@@ -399,8 +434,11 @@ impl Shard {
                 Due::Handshake => {}
                 Due::Auth if conn.entry.is_none() => self.close(slot, End::Told("Authentication Timeout")),
                 Due::Auth => {}
+                // Set anew meanwhile: by CONNECT.
+                Due::Ping if now + timers::SLACK < conn.ping_at => {}
                 Due::Ping => {
                     let silent = now.saturating_duration_since(conn.last_in) >= ping_interval.mul_f32(0.9);
+                    conn.ping_at = now + ping_interval;
                     if conn.was_pinged && !silent {
                         self.remind(now + ping_interval, Due::Ping, slot, id);
                         continue;
@@ -417,9 +455,12 @@ impl Shard {
                 }
             }
         }
-        self.routes.iter_mut().for_each(Routes::sweep);
+        if self.sweep_at.is_none_or(|at| at <= now) {
+            self.sweep_at = None;
+            self.routes.iter_mut().for_each(Routes::sweep);
+        }
         self.flush();
-        self.timers.next()
+        self.timers.next().into_iter().chain(self.sweep_at).min()
     }
 
     /// Takes in what other threads left; returns whether the server goes on.

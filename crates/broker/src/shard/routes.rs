@@ -15,6 +15,8 @@ use crate::snapshot::Routing;
 
 /// Subjects kept. nats-server keeps 1024 for all; a shard forgets all of them when it has more.
 const ROUTES_MAX: usize = 4096;
+/// Subscriptions in all routes kept: a subject that thousands listen to weighs as much as thousands of others.
+const TARGETS_MAX: usize = 1 << 17;
 
 /// Who gets messages of one subject, seen from one shard.
 #[derive(Debug)]
@@ -48,6 +50,12 @@ impl Route {
         let groups = matches.queues.into_iter().map(|group| group.members).collect();
         Self { generation, subject: subject.into(), local, remote, groups }
     }
+
+    /// Subscriptions it holds.
+    fn targets(&self) -> usize {
+        let remote: usize = self.remote.iter().map(|(_, targets)| targets.len()).sum();
+        self.local.len() + remote + self.groups.iter().map(Vec::len).sum::<usize>()
+    }
 }
 
 /// Routes of one account, by subject.
@@ -57,13 +65,15 @@ pub(crate) struct Routes {
     known: HashMap<u64, Rc<Route>, BuildHasherDefault<Hash>>,
     /// The one used last: a batch mostly repeats its subject.
     last: Option<Rc<Route>>,
+    /// Subscriptions in `known`, those of replaced routes included.
+    targets: usize,
     /// Subjects that were looked up in the trie.
     misses: u64,
 }
 
 impl Routes {
     pub(crate) fn new(account: Arc<Account>) -> Self {
-        Self { account, known: HashMap::default(), last: None, misses: 0 }
+        Self { account, known: HashMap::default(), last: None, targets: 0, misses: 0 }
     }
 
     pub(crate) fn account(&self) -> &Arc<Account> {
@@ -92,10 +102,15 @@ impl Routes {
         let (generation, matches) =
             self.account.read_subscriptions(|sublist| sublist.matches(hashed.subject));
         let route = Rc::new(Route::new(generation, hashed.subject, matches, shard));
-        if self.known.len() >= ROUTES_MAX {
+        let targets = route.targets();
+        if self.known.len() >= ROUTES_MAX || self.targets + targets > TARGETS_MAX {
             self.known.clear();
+            self.targets = 0;
         }
-        self.known.insert(hashed.hash, Rc::clone(&route));
+        if targets <= TARGETS_MAX {
+            self.targets += targets;
+            self.known.insert(hashed.hash, Rc::clone(&route));
+        }
         route
     }
 
@@ -116,6 +131,8 @@ impl Routes {
     pub(crate) fn sweep(&mut self) {
         let generation = self.account.generation();
         self.known.retain(|_, known| known.generation == generation);
+        self.known.shrink_to(2 * self.known.len());
+        self.targets = self.known.values().map(|route| route.targets()).sum();
         self.last.take_if(|known| known.generation != generation);
     }
 }

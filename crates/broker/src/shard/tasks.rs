@@ -35,6 +35,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 const LINGER_MAX: Duration = Duration::from_millis(500);
 /// How long a server that shuts down waits for its clients to fetch what is theirs.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+/// How long one connection is served before others get their turn. A socket that always has more to read is never
+/// waited for, and the runtime does not count its reads.
+const TURN: Duration = Duration::from_micros(500);
 
 type Handle = Rc<RefCell<Shard>>;
 
@@ -147,9 +150,14 @@ pub(super) async fn write_when_ready(shard: Handle, link: Arc<Link>, stream: Rc<
 /// Waits for bytes, and where the shard says so for others.
 async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
     let shared = Arc::clone(&shard.borrow().shared);
+    let mut turn = Instant::now();
     loop {
         if stream.readable().await.is_err() {
             return shard.borrow_mut().close_of(&link, CloseReason::ReadError);
+        }
+        if turn.elapsed() > TURN {
+            tokio::task::yield_now().await;
+            turn = Instant::now();
         }
         let mut next = shard.borrow_mut().read(&link, &stream);
         loop {

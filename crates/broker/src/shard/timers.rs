@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 /// Entries due this soon come up together, so that thousands of connections do not cause thousands of wakes.
-const SLACK: Duration = Duration::from_millis(20);
+pub(super) const SLACK: Duration = Duration::from_millis(20);
 
 /// Fewer entries are not worth looking through.
 const SHED_MIN: usize = 1024;

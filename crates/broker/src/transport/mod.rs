@@ -99,6 +99,21 @@ impl Transport {
         }
     }
 
+    /// Writes what there is room for to a plain socket, although nobody said yet that it has any; `WouldBlock` on
+    /// every other transport.
+    pub(crate) fn try_write_unasked(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            // Past the runtime, which would first want to hear from the system that there is room.
+            Self::Tcp(socket) => socket2::SockRef::from(socket).send_vectored(pieces),
+            _ => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Whether there is nothing between the bytes and the socket.
+    pub(crate) fn is_plain_socket(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
     /// Passes on what was taken but is not with the system yet; returns whether nothing is left of it.
     #[inline]
     pub(crate) fn try_flush(&self) -> io::Result<bool> {

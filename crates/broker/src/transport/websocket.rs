@@ -164,6 +164,11 @@ impl Stream {
                     if payload > 0 {
                         return Ok(payload);
                     }
+                    if matches!(state.phase, Phase::Open) {
+                        // There may be more: the socket was not found empty. Frames without payload must not keep a
+                        // shard here, however many come.
+                        return Err(ErrorKind::WouldBlock.into());
+                    }
                 }
                 Phase::Leaving(_) | Phase::Closing => return Ok(0),
             }
