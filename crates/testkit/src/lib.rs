@@ -24,6 +24,6 @@ mod wait;
 
 pub use bus::{Bus, assert_every_gap_is_told, assert_gapless, lines, script};
 pub use daemon::{BUS_VARIABLE, BusKind, CliOutput, Options, TestDaemon, fake_agent, ostler_bin};
-pub use nats::{NATS_SERVER_VARIABLE, NatsServer};
+pub use nats::{NATS_SERVER_VARIABLE, NatsServer, REQUIRE_VARIABLE};
 pub use record::Recorder;
 pub use wait::{PATIENCE, wait_for, wait_until, wait_until_blocking};

@@ -12,6 +12,9 @@ use crate::wait::{PATIENCE, wait_until_blocking};
 /// Names a nats-server to test with instead of the one on the PATH or the one `cargo xtask setup` installs.
 pub const NATS_SERVER_VARIABLE: &str = "OSTLER_NATS_SERVER";
 
+/// Set by `cargo xtask test` when it has a nats-server: then a test that does not find it fails instead of skipping.
+pub const REQUIRE_VARIABLE: &str = "OSTLER_REQUIRE_NATS_SERVER";
+
 /// A running nats-server; it ends with this value.
 #[derive(Debug)]
 pub struct NatsServer {
@@ -41,8 +44,17 @@ impl NatsServer {
     }
 
     /// Whether there is a program to run; says loudly what is skipped when there is none.
+    ///
+    /// # Panics
+    ///
+    /// When there is none although [`REQUIRE_VARIABLE`] says that there must be.
     pub fn is_installed() -> bool {
         let found = Self::program().is_some();
+        let is_required = std::env::var_os(REQUIRE_VARIABLE).is_some();
+        assert!(
+            found || !is_required,
+            "no nats-server, but {REQUIRE_VARIABLE} demands one: correct {NATS_SERVER_VARIABLE}"
+        );
         if !found {
             eprintln!(
                 "SKIPPED: no nats-server is installed: run `cargo xtask setup`, or set {NATS_SERVER_VARIABLE}"
