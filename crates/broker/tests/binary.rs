@@ -1,5 +1,6 @@
 //! The program as its users meet it: a process with flags, a configuration file, signals and a log.
-#![cfg(all(test, unix, feature = "bin"))]
+#![cfg(test)]
+#![cfg(all(unix, feature = "bin"))]
 
 mod common;
 

@@ -1,6 +1,7 @@
 //! Our program and a real nats-server are given the same configurations and must agree on which are valid. Where they
 //! differ on purpose, a table says why, and is itself tested. Without a nats-server the tests say so and do nothing.
-#![cfg(all(test, unix, feature = "bin"))]
+#![cfg(test)]
+#![cfg(all(unix, feature = "bin"))]
 
 mod common;
 
