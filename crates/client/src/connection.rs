@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::credential::{self, check_credential};
-use crate::{Bus, Error, Message, Role, Subscription};
+use crate::{Bus, Denied, Error, Inboxes, Message, Role, Subscription, Verb};
 
 /// How long [`Client::request`] waits: long enough for a busy host, short enough for a person.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -109,9 +109,12 @@ pub struct Client {
     nats: async_nats::Client,
     connection: watch::Receiver<Connection>,
     bus: Bus,
+    inbox_prefix: String,
     /// The addresses it was made with.
     urls: Vec<String>,
     is_external: bool,
+    inboxes: Inboxes,
+    denied: Arc<watch::Sender<Vec<Denied>>>,
     /// Publications since the bus was lost.
     waiting: Arc<AtomicUsize>,
 }
@@ -129,7 +132,9 @@ impl Client {
         // Told now and by name: a fault inside the library is only logged.
         check_credential(&key_file)?;
         let addresses = place.addresses()?;
+        let inboxes = Inboxes::with(&place.inboxes)?;
         let (state_tx, connection) = watch::channel(Connection::Down);
+        let denied = Arc::new(watch::channel(Vec::new()).0);
         let connects = Arc::new(AtomicU64::new(0));
         let waiting = Arc::new(AtomicUsize::new(0));
         let longest = match options.bus {
@@ -148,16 +153,23 @@ impl Client {
             .reconnect_delay_callback(move |attempts| reconnect_delay(attempts, longest, fastrand::f64()))
             .event_callback({
                 let (state_tx, waiting) = (state_tx.clone(), Arc::clone(&waiting));
+                let denied_tx = Arc::clone(&denied);
                 move |event| {
                     match &event {
                         Event::Connected => {
                             let nth = connects.fetch_add(1, Ordering::Relaxed) + 1;
                             waiting.store(0, Ordering::Relaxed);
+                            // Asked for anew, with the permissions of this connection.
+                            denied_tx.send_if_modified(|known| !std::mem::take(known).is_empty());
                             state_tx.send_replace(Connection::Up(nth));
                         }
                         Event::Disconnected | Event::Closed => {
                             state_tx.send_replace(Connection::Down);
                         }
+                        Event::ServerError(error) => match Denied::read(&error.to_string()) {
+                            Some(denied) => denied.note(&denied_tx),
+                            None => tracing::warn!(%error, "the bus complains"),
+                        },
                         other => tracing::debug!(event = %other, "bus"),
                     }
                     std::future::ready(())
@@ -166,6 +178,10 @@ impl Client {
         if !place.is_external {
             // Our own bus is alone; a cluster may tell of its other members.
             connect = connect.ignore_discovered_servers();
+        }
+        // Also for servers that are learnt of later: their addresses come without a scheme.
+        if place.wants_tls() {
+            connect = connect.require_tls(true);
         }
         if let Some(tls) = &place.tls {
             connect = with_tls(connect, tls);
@@ -178,8 +194,11 @@ impl Client {
             nats,
             connection,
             bus: options.bus,
+            inbox_prefix: options.inbox_prefix,
             urls: place.urls,
             is_external: place.is_external,
+            inboxes,
+            denied,
             waiting,
         })
     }
@@ -187,6 +206,32 @@ impl Client {
     /// Follows the connection; the receiver's value is the present state.
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.connection.clone()
+    }
+
+    /// Follows what the bus does not permit on the present connection; told at error level too, each once.
+    pub fn denied(&self) -> watch::Receiver<Vec<Denied>> {
+        self.denied.subscribe()
+    }
+
+    /// Waits until the bus denies what `is_ours` accepts. Cancel-safe.
+    pub async fn denied_any(&self, is_ours: impl Fn(&Denied) -> bool) -> Denied {
+        let mut denied = self.denied.subscribe();
+        let found = denied.wait_for(|known| known.iter().any(&is_ours)).await;
+        match found.ok().and_then(|known| known.iter().find(|denied| is_ours(denied)).cloned()) {
+            Some(denied) => denied,
+            // The connection is closed for good: nothing more is denied.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits until a request on `subject` cannot be answered, because we may not ask or may not hear.
+    async fn denied_request(&self, subject: &str) -> Denied {
+        let inbox = format!("{}.", self.inbox_prefix);
+        self.denied_any(|denied| match denied.verb {
+            Verb::Publish => denied.subject == subject,
+            Verb::Subscribe => denied.subject.starts_with(&inbox),
+        })
+        .await
     }
 
     /// Waits until the bus is there. Cancel-safe.
@@ -278,13 +323,13 @@ impl Client {
         .map_err(|error| Error::Closed(error.to_string()))
     }
 
-    /// Answers a request; does nothing when `message` was a publication or names no inbox.
+    /// Answers a request; does nothing when `message` was a publication or named no inbox.
     ///
     /// # Errors
     ///
     /// As [`Client::publish`].
     pub async fn respond<T: Serialize + ?Sized>(&self, message: &Message, answer: &T) -> Result<(), Error> {
-        match message.reply_inbox() {
+        match &message.reply {
             Some(reply) => self.publish_bytes(reply, None, to_json(answer)).await,
             None => Ok(()),
         }
@@ -294,7 +339,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::Reply`] carries the other side's refusal; after [`Error::Timeout`] the request may have been carried
+    /// [`Error::Reply`] carries the other side's refusal, [`Error::Denied`] the bus's; after [`Error::Timeout`] the request may have been carried
     /// out. Cancel-safe in the same sense.
     pub async fn request<R: DeserializeOwned>(
         &self,
@@ -331,9 +376,14 @@ impl Client {
     ) -> Result<R, Error> {
         self.check_size(subject, payload.len())?;
         let request = async_nats::Request::new().payload(payload).timeout(Some(patience));
-        let reply = self.nats.send_request(subject.to_owned(), request).await.map_err(|error| match error
-            .kind()
-        {
+        // What was denied before may be permitted by now: permissions change while a connection lasts.
+        Denied::forget(&self.denied, subject);
+        let asked = self.nats.send_request(subject.to_owned(), request);
+        let reply = tokio::select! {
+            reply = asked => reply,
+            denied = self.denied_request(subject) => return Err(Error::Denied(denied)),
+        };
+        let reply = reply.map_err(|error| match error.kind() {
             async_nats::RequestErrorKind::NoResponders => Error::NoResponders { subject: subject.to_owned() },
             async_nats::RequestErrorKind::TimedOut => {
                 Error::Timeout { subject: subject.to_owned(), millis: patience.as_millis() }
@@ -351,7 +401,7 @@ impl Client {
     pub async fn subscribe(&self, filter: impl Into<String>) -> Result<Subscription, Error> {
         let inner =
             self.nats.subscribe(filter.into()).await.map_err(|error| Error::Closed(error.to_string()))?;
-        Ok(Subscription { inner })
+        Ok(Subscription::new(inner, self.inboxes.clone()))
     }
 
     /// Listens on a subject filter as a member of a queue group: each message goes to one member.
@@ -369,7 +419,7 @@ impl Client {
             .queue_subscribe(filter.into(), group.to_owned())
             .await
             .map_err(|error| Error::Closed(error.to_string()))?;
-        Ok(Subscription { inner })
+        Ok(Subscription::new(inner, self.inboxes.clone()))
     }
 
     /// A fresh subject under this client's inbox prefix, for answers to several publications.
@@ -385,7 +435,16 @@ impl Client {
     pub async fn settle(&self) -> Result<(), Error> {
         // One connection's operations are taken in order, and every NATS server answers this one.
         let asked = self.nats.request(USER_INFO, Bytes::new());
-        match tokio::time::timeout(REQUEST_TIMEOUT, asked).await {
+        let answered = tokio::time::timeout(REQUEST_TIMEOUT, asked);
+        let answered = tokio::select! {
+            answered = answered => answered,
+            denied = self.denied_request(USER_INFO) => return match denied.verb {
+                // An answer as well.
+                Verb::Publish => Ok(()),
+                Verb::Subscribe => Err(Error::Denied(denied)),
+            },
+        };
+        match answered {
             Err(_) => {
                 Err(Error::Timeout { subject: USER_INFO.to_owned(), millis: REQUEST_TIMEOUT.as_millis() })
             }
@@ -456,8 +515,6 @@ fn read_reply<R: DeserializeOwned>(subject: &str, payload: &[u8]) -> Result<R, E
 }
 
 fn with_tls(mut connect: ConnectOptions, tls: &BusTls) -> ConnectOptions {
-    // Named files mean that nothing is to go over the wire in the clear, whatever the address says.
-    connect = connect.require_tls(true);
     if let Some(ca) = &tls.ca {
         connect = connect.add_root_certificates(ca.clone());
     }

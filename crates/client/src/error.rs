@@ -38,6 +38,20 @@ pub enum Error {
         /// The bus's own words.
         reason: String,
     },
+    /// The bus knows us and does not let us: correct the permissions of the credential's user.
+    #[error("{0}")]
+    Denied(crate::Denied),
+    /// An address cannot be used: correct it.
+    #[error("{url:?} cannot be used as the address of a bus: {reason}")]
+    BadAddress {
+        /// The address.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A prefix of inboxes cannot be used: correct it.
+    #[error(transparent)]
+    Inbox(#[from] crate::InvalidInbox),
     /// The other side refused the request and says why.
     #[error(transparent)]
     Reply(#[from] ErrorBody),

@@ -24,14 +24,18 @@
 
 mod connection;
 mod credential;
+mod denied;
 mod error;
+mod inbox;
 mod key;
 mod message;
 mod place;
 
 pub use connection::{Client, Connection, Options, REQUEST_TIMEOUT};
 pub use credential::check_credential;
+pub use denied::{Denied, Verb};
 pub use error::Error;
+pub use inbox::{Inboxes, InvalidInbox};
 pub use key::{KeyError, create_key, read_public_key};
-pub use message::{Message, Subscription, is_inbox};
+pub use message::{Message, Subscription};
 pub use place::{Bus, Role};

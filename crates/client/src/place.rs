@@ -39,6 +39,8 @@ pub(crate) struct Place {
     /// What the endpoint file names for the role.
     pub(crate) credentials: Option<PathBuf>,
     pub(crate) is_external: bool,
+    /// Prefixes of further inboxes.
+    pub(crate) inboxes: Vec<String>,
 }
 
 impl Bus {
@@ -68,19 +70,36 @@ impl Bus {
 }
 
 impl Place {
+    /// # Errors
+    ///
+    /// [`Error::BadAddress`]: what is no address, and a list that asks for TLS in some places only. A server names others
+    /// without saying how they are to be reached, so that TLS is for all of a list or for none.
     pub(crate) fn addresses(&self) -> Result<Vec<ServerAddr>, Error> {
-        let parse = |url: &String| {
-            url.parse().map_err(|error| Error::Unreachable {
-                url: url.clone(),
-                reason: format!("not an address: {error}"),
-            })
-        };
+        let bad = |url: &String, reason: String| Error::BadAddress { url: url.clone(), reason };
+        if let (true, Some(url)) = (self.wants_tls(), self.urls.iter().find(|url| !is_tls(url)))
+            && self.tls.is_none()
+        {
+            let reason =
+                "it is without TLS, and others of the list are not: write tls:// for all or for none";
+            return Err(bad(url, reason.to_owned()));
+        }
+        let parse = |url: &String| url.parse().map_err(|error: std::io::Error| bad(url, error.to_string()));
         self.urls.iter().map(parse).collect()
+    }
+
+    /// Whether nothing may go over the wire in the clear, wherever a connection is made to: an address says so, or files
+    /// for it are named.
+    pub(crate) fn wants_tls(&self) -> bool {
+        self.tls.is_some() || self.urls.iter().any(|url| is_tls(url))
     }
 }
 
+fn is_tls(url: &str) -> bool {
+    url.starts_with("tls://")
+}
+
 fn own(url: String, tls: Option<BusTls>) -> Place {
-    Place { urls: vec![url], tls, credentials: None, is_external: false }
+    Place { urls: vec![url], tls, credentials: None, is_external: false, inboxes: Vec::new() }
 }
 
 fn external(bus: &ExternalBus, role: &Role) -> Place {
@@ -89,7 +108,13 @@ fn external(bus: &ExternalBus, role: &Role) -> Place {
         Role::Host(agent) => Some(bus.host_of(agent)),
         Role::Other => None,
     };
-    Place { urls: bus.urls.clone(), tls: bus.tls.clone(), credentials, is_external: true }
+    Place {
+        urls: bus.urls.clone(),
+        tls: bus.tls.clone(),
+        credentials,
+        is_external: true,
+        inboxes: bus.inboxes.clone(),
+    }
 }
 
 fn read_endpoint(path: &Path) -> Result<Endpoint, Error> {
@@ -104,6 +129,27 @@ fn read_endpoint(path: &Path) -> Result<Endpoint, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tls_is_for_all_addresses_or_for_none() {
+        let place = |urls: &[&str], tls: Option<BusTls>| Place {
+            urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            tls,
+            credentials: None,
+            is_external: true,
+            inboxes: Vec::new(),
+        };
+        let plain = place(&["nats://a:1", "nats://b:2"], None);
+        assert!(plain.addresses().is_ok() && !plain.wants_tls());
+        let tls = place(&["tls://a:1", "tls://b:2"], None);
+        assert!(tls.addresses().is_ok() && tls.wants_tls());
+        let mixed = place(&["tls://a:1", "nats://b:2"], None).addresses().unwrap_err();
+        assert!(matches!(&mixed, Error::BadAddress { url, .. } if url == "nats://b:2"), "{mixed}");
+        let with_files = place(&["nats://a:1"], Some(BusTls::default()));
+        assert!(with_files.addresses().is_ok() && with_files.wants_tls());
+        let bad = place(&["nats://::1:4222"], None).addresses().unwrap_err();
+        assert!(!bad.is_retryable(), "{bad}");
+    }
 
     #[test]
     fn a_missing_daemon_is_told_from_a_broken_address_file() {

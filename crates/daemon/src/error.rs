@@ -84,6 +84,13 @@ impl Error {
                 "check `credentials` in [bus] and the users in the nats-server's configuration: docs/guide/external-bus.md"
                     .into(),
             ),
+            Self::Client(ostler_client::Error::BadAddress { .. }) => Some("correct `url` in [bus]".into()),
+            Self::Client(ostler_client::Error::Denied(_))
+            | Self::Engine(ostler_engine::Error::Bus(ostler_client::Error::Denied(_))) => Some(
+                "correct the permissions of the user that `credentials` in [bus] stands for: \
+                 docs/guide/external-bus.md lists them"
+                    .into(),
+            ),
             Self::Store(ostler_store::Error::NotWritable(_)) => Some("free some disk space and start again".into()),
             _ => None,
         }

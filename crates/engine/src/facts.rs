@@ -98,6 +98,20 @@ fn apply_status(state: &mut State, out: &mut Outcome, status: StatusMessage, now
     let before = std::mem::replace(&mut run.status, status.clone());
     let changed = (before.state, before.generation) != (status.state, status.generation);
     out.writes.push(Write::UpdateRun(Box::new(status.clone())));
+    if status.cause == StatusCause::NotPermitted && before.cause != StatusCause::NotPermitted {
+        let why =
+            status.message.clone().unwrap_or_else(|| "the bus denies its host what it needs".to_owned());
+        let action = "correct the permissions of the host's user; docs/guide/external-bus.md lists them";
+        let alert = agent_alert(
+            &id,
+            now,
+            Severity::Critical,
+            "not_permitted",
+            format!("{id}: {why}"),
+            action.to_owned(),
+        );
+        state.alert(out, alert);
+    }
     if !changed {
         return;
     }
@@ -145,6 +159,11 @@ pub(crate) fn heartbeat(state: &mut State, out: &mut Outcome, beat: &HeartbeatMe
     // Its state is asked for before anything is said about it: a beat does not tell the process ids.
     if !agent.is_heard() {
         return;
+    }
+    // A state told while the bus was away from us is not told again by itself.
+    let is_stale = beat.state.is_some_and(|state| state != status.state);
+    if is_stale || status.cause == StatusCause::NotPermitted {
+        out.effects.push(Effect::AskStatus(id.clone()));
     }
     heard(state, out, id, run_id, &status, now);
 }

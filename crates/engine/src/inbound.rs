@@ -28,21 +28,13 @@ impl From<Event> for Inbound {
 }
 
 /// Reads one message; `None` when it is not for the engine.
-pub(crate) fn read_message(mut message: Message, own_node: &NodeId) -> Option<Inbound> {
+pub(crate) fn read_message(message: Message, own_node: &NodeId) -> Option<Inbound> {
     if message.subject == STATUS_INBOX {
         // A host's answer to our own question; a refusal is no state.
         return message.json().ok().map(|status: StatusMessage| Event::Status(Box::new(status)).into());
     }
     if message.reply.as_deref() == Some(STATUS_INBOX) {
         return None;
-    }
-    if message.reply.is_some() && message.reply_inbox().is_none() {
-        tracing::warn!(
-            subject = message.subject,
-            reply = message.reply,
-            "a reply subject that is no inbox; not answered"
-        );
-        message.reply = None;
     }
     match Subject::parse(&message.subject) {
         Ok(Subject::Agent(agent, AgentTopic::Spawn)) => Some(match message.json() {

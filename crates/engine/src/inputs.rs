@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
-use ostler_client::{Client, Connection, Error, Message, Subscription};
+use ostler_client::{Client, Connection, Denied, Error, Message, Subscription, Verb};
 use ostler_wire::{AgentTopic, DownRequest, HookEvent, NodeId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -17,12 +17,17 @@ use crate::{About, Notice};
 /// How often time itself is an event.
 const TICK: Duration = Duration::from_secs(1);
 
+/// How long is waited for a denial that may follow the bus's word that it has everything.
+const DENIAL_DELAY: Duration = Duration::from_millis(100);
+
 /// What the loop was waiting for.
 pub(crate) enum Input {
     Message(Message),
     Event(Event),
     /// The bus is closed for good.
     Closed,
+    /// The bus does not let us listen somewhere.
+    Deaf(Denied),
 }
 
 /// The sources.
@@ -38,6 +43,7 @@ pub(crate) struct Inputs {
     own: mpsc::Receiver<Event>,
     tick: Interval,
     connection: watch::Receiver<Connection>,
+    client: Client,
 }
 
 impl Inputs {
@@ -65,9 +71,23 @@ impl Inputs {
         }
         let output = client.subscribe(AgentTopic::Output.of_every_agent()).await?;
         client.settle().await?;
+        if about.shared_bus
+            && let Ok(denied) = tokio::time::timeout(DENIAL_DELAY, deaf(client)).await
+        {
+            return Err(Error::Denied(denied));
+        }
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { control, output, notices, commands, own, tick, connection: client.connection() })
+        Ok(Self {
+            control,
+            output,
+            notices,
+            commands,
+            own,
+            tick,
+            connection: client.connection(),
+            client: client.clone(),
+        })
     }
 
     /// Waits for the next thing; `until` ends the wait early. Cancel-safe.
@@ -75,6 +95,7 @@ impl Inputs {
         let message = |message: Option<Message>| message.map_or(Input::Closed, Input::Message);
         tokio::select! {
             biased;
+            denied = deaf(&self.client) => Input::Deaf(denied),
             Some(request) = self.commands.recv() => Input::Event(Event::Down { request, message: None }),
             Some(Notice::HostGone(gone)) = self.notices.recv() => Input::Event(Event::HostGone(gone)),
             Some(event) = self.own.recv() => Input::Event(event),
@@ -84,6 +105,11 @@ impl Inputs {
             next = self.output.next() => message(next),
         }
     }
+}
+
+/// Waits until the bus does not let us listen where we must.
+async fn deaf(client: &Client) -> Denied {
+    client.denied_any(|denied| denied.verb == Verb::Subscribe).await
 }
 
 fn messages(subscription: Subscription) -> BoxStream<'static, Message> {

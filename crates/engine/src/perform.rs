@@ -195,7 +195,7 @@ impl Loop {
     }
 
     async fn forward(&mut self, message: Message) -> Result<(), Error> {
-        let reply = message.reply_inbox().map(str::to_owned);
+        let reply = message.reply.clone();
         match (self.client.forward(message).await, reply) {
             (Err(error @ ostler_client::Error::TooLarge { .. }), Some(reply)) => {
                 let refusal = ErrorReply::new(ErrorCode::TooLarge, error.to_string())

@@ -81,8 +81,8 @@ pub enum Error {
     /// The database cannot be read or written.
     #[error("the engine cannot use the database")]
     Store(#[from] ostler_store::Error),
-    /// The bus is closed for good.
-    #[error("the engine lost the bus")]
+    /// The bus is closed for good, or does not permit what the engine needs.
+    #[error("the engine cannot use the bus")]
     Bus(#[from] ostler_client::Error),
     /// A part of the engine panicked.
     #[error("the engine's task failed: {0}")]
@@ -237,6 +237,8 @@ impl Loop {
         for taken in 1.. {
             let event = match input {
                 Input::Closed => return Err(closed()),
+                // Who would hear nothing must not look as if it served; its agents go on.
+                Input::Deaf(denied) => return Err(ostler_client::Error::Denied(denied).into()),
                 Input::Event(event) => Some(event),
                 Input::Message(message) => self.read(message),
             };

@@ -90,6 +90,7 @@ impl Loop {
             };
             let event = match input {
                 Input::Closed => return Err(closed()),
+                Input::Deaf(denied) => return Err(ostler_client::Error::Denied(denied).into()),
                 Input::Event(event) => Some(event),
                 Input::Message(message) => self.read(message),
             };

@@ -234,6 +234,32 @@ fn an_agent_that_was_stopped_stays_stopped_and_one_that_went_down_with_the_daemo
 }
 
 #[test]
+fn a_host_that_lacks_a_permission_raises_one_alert_and_is_asked_until_it_has_it() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    let mut status = world.status_of("a", AgentState::Active, 50);
+    status.cause = StatusCause::NotPermitted;
+    status.message = Some("may not subscribe x".into());
+    let out = world.apply(Event::Status(Box::new(status.clone())));
+    let alert = &alerts(&out)[0];
+    assert!(alert.code == "not_permitted" && alert.text.contains("may not subscribe x"), "{alert:?}");
+    status.revision += 1;
+    assert!(alerts(&world.apply(Event::Status(Box::new(status.clone())))).is_empty(), "told once");
+    let run = world.run("a");
+    let beat = || {
+        let beat = serde_json::json!({
+            "agent_id": "a", "status": "running", "timestamp": "2026-01-01T00:00:00Z", "state": "active", "run_id": run
+        });
+        Event::Heartbeat(Box::new(serde_json::from_value(beat).unwrap()))
+    };
+    let asks = |out: &Outcome| out.effects.iter().any(|effect| matches!(effect, Effect::AskStatus(_)));
+    assert!(asks(&world.apply(beat())), "the word that it has it by now may have been lost");
+    (status.cause, status.message) = (StatusCause::Normal, None);
+    status.revision += 1;
+    world.apply(Event::Status(Box::new(status)));
+    assert!(!asks(&world.apply(beat())));
+}
+
+#[test]
 fn a_lost_host_is_replaced_after_its_wait_by_policy() {
     let mut world = World::running("a", RestartPolicy::OnFailure);
     let out = world.gone("a", None);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream, SelectAll};
-use ostler_client::{Bus, Client, Connection, Error, Message, Options, Role};
+use ostler_client::{Bus, Client, Connection, Denied, Error, Message, Options, Role};
 use ostler_wire::{AgentId, OutputAck, RunSpec, Subject};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -20,6 +20,9 @@ const QUEUE_MAX: usize = 64;
 /// The first and the longest wait between two attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
+
+/// How long a connection is kept on which something was denied: a server that permits it by now does so for new ones.
+const DENIED_MAX: Duration = Duration::from_secs(300);
 
 /// What the bus brings.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub(crate) enum BusEvent {
     Acknowledged(OutputAck),
     /// It does not carry the output of this number.
     TooLarge(u64),
+    /// It does not permit us something.
+    Denied(Denied),
 }
 
 /// What is given to the bus.
@@ -82,6 +87,7 @@ struct Task {
 /// What the task was waiting for.
 enum Wake {
     Connection(Connection),
+    Denied(Denied),
     Incoming(BusEvent),
     Outgoing(Outgoing),
     ConnectionGone,
@@ -131,15 +137,22 @@ impl Task {
             return Ok(Ok(()));
         }
         self.tell(BusEvent::Connected).await?;
+        let mut denied = client.denied();
+        let mut told = 0;
         let moved = client.moved();
         tokio::pin!(moved);
+        let renewal = tokio::time::sleep(DENIED_MAX);
+        tokio::pin!(renewal);
         loop {
             let wake = tokio::select! {
                 () = &mut moved => Wake::ConnectionGone,
+                () = &mut renewal, if told > 0 => Wake::ConnectionGone,
                 changed = connection.changed() => match changed {
                     Ok(()) => Wake::Connection(*connection.borrow_and_update()),
                     Err(_) => Wake::ConnectionGone,
                 },
+                // Known ones stay, in their order, as long as the connection.
+                Ok(known) = denied.wait_for(|known| known.len() > told) => Wake::Denied(known[told].clone()),
                 Some(event) = incoming.next() => Wake::Incoming(event),
                 outgoing = self.outgoing_rx.recv() => Wake::Outgoing(outgoing.ok_or(OwnerGone)?),
             };
@@ -147,6 +160,14 @@ impl Task {
                 // Lost and made again before we looked.
                 Wake::Connection(Connection::Up(_)) => self.tell(BusEvent::Connected).await?,
                 Wake::Connection(Connection::Down) | Wake::ConnectionGone => return Ok(Ok(())),
+                Wake::Denied(denied) => {
+                    told += 1;
+                    renewal.as_mut().reset(tokio::time::Instant::now() + DENIED_MAX);
+                    // A late answer is denied where answers are permitted for a while only; whoever asked is gone.
+                    if !denied.is_answer() {
+                        self.tell(BusEvent::Denied(denied)).await?;
+                    }
+                }
                 Wake::Incoming(event) => self.tell(event).await?,
                 Wake::Outgoing(outgoing) => self.publish(client, &subject, &inbox, outgoing).await?,
             }

@@ -80,6 +80,8 @@ pub(crate) enum Event {
     Acknowledged(OutputAck),
     /// The bus does not carry the output of this number.
     TooLarge(u64),
+    /// The bus does not permit us something; what.
+    Denied(String),
     /// The unit answered.
     Asked(Asked),
     /// The write under way has ended.
@@ -179,6 +181,8 @@ pub(crate) struct Core {
     revision: u64,
     host_pid: u32,
     up: bool,
+    /// The first thing the bus denied us on this connection.
+    denied: Option<String>,
     /// The incarnation whose adapter state is set up.
     greeted: u64,
     /// The input whose turn's output is being read.
@@ -227,6 +231,7 @@ impl Core {
             revision: 0,
             host_pid,
             up: false,
+            denied: None,
             greeted: 0,
             current_input: None,
             answers: VecDeque::new(),
@@ -300,6 +305,7 @@ impl Core {
             }
             Event::Acknowledged(ack) => self.outbox.acknowledged(&ack, now.mono, now.wall),
             Event::TooLarge(seq) => self.outbox.refused(seq, now.wall),
+            Event::Denied(what) => self.denied(what, now, &mut fx),
             Event::Asked(asked) => self.asked(asked, now, &mut fx),
             Event::Written(result) => self.written(&result, now, &mut fx),
             Event::Terminate => self.terminate(&mut fx),
@@ -323,14 +329,20 @@ impl Core {
     pub(crate) fn status(&self, now: Now) -> StatusMessage {
         let view = &self.view;
         let activity = self.activity.map(Activity::as_str);
+        let (cause, message) = match &self.denied {
+            Some(what) if view.state.is_live() && view.message.is_none() => {
+                (StatusCause::NotPermitted, Some(what.clone()))
+            }
+            _ => (view.cause, view.message.clone()),
+        };
         let lived = view.started_at.map(|at| now.wall.duration_since(at).as_millis());
         StatusMessage {
             agent_id: self.spec.agent_id.clone(),
             status: activity_text(view.state, self.spec.spawn.kind, activity).to_owned(),
-            message: view.message.clone(),
+            message,
             timestamp: now.wall,
             state: view.state,
-            cause: view.cause,
+            cause,
             run_id: self.spec.run_id,
             generation: view.generation,
             revision: self.revision,
@@ -373,9 +385,18 @@ impl Core {
 
     fn connected(&mut self, now: Now, fx: &mut Vec<Effect>) {
         self.up = true;
+        self.denied = None;
         self.outbox.connected(now.mono);
         self.tell_state(now, fx);
         fx.push(Effect::Beat);
+    }
+
+    /// The state says so, unless that says something worse: what is denied does not arrive, however often it is sent.
+    fn denied(&mut self, what: String, now: Now, fx: &mut Vec<Effect>) {
+        if self.denied.is_none() {
+            self.denied = Some(what);
+            self.tell_state(now, fx);
+        }
     }
 
     fn due(&mut self, now: Now, fx: &mut Vec<Effect>) {

@@ -257,12 +257,13 @@ impl Host {
                 }
                 Event::Request {
                     topic,
-                    reply: message.reply_inbox().map(str::to_owned),
+                    reply: message.reply,
                     payload: message.payload,
                     fresh_id: uuid::Uuid::now_v7().to_string(),
                 }
             }
             BusEvent::Acknowledged(ack) => Event::Acknowledged(ack),
+            BusEvent::Denied(denied) => Event::Denied(denied.to_string()),
             BusEvent::TooLarge(seq) => {
                 tracing::warn!(seq, "an output is larger than the bus carries; it is told as dropped");
                 Event::TooLarge(seq)

@@ -255,6 +255,8 @@ pub enum StatusCause {
     SpawnFailed,
     /// Its host vanished and its process tree with it.
     HostLost,
+    /// It runs, and the bus does not permit its host what it needs; the message names the subject.
+    NotPermitted,
     /// A cause of a newer version.
     #[serde(other)]
     Unknown,

@@ -80,6 +80,9 @@ pub struct ExternalBus {
     /// The files that make up its TLS; absent where the addresses and the system's certificates are enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<BusTls>,
+    /// Prefixes of reply subjects that are answered beside `_INBOX`, `my.inbox` for `my.inbox.>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inboxes: Vec<String>,
 }
 
 impl ExternalBus {

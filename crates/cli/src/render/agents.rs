@@ -89,6 +89,7 @@ fn cause(cause: StatusCause) -> &'static str {
         StatusCause::Requested => "as requested",
         StatusCause::Exited => "ended by itself",
         StatusCause::CrashLoop => "ends again and again",
+        StatusCause::NotPermitted => "the bus denies its host what it needs",
         StatusCause::SpawnFailed => "could not be started",
         StatusCause::HostLost => "its host was lost",
         StatusCause::Unknown => "for a reason of a newer version",

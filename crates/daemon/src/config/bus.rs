@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ostler_client::Inboxes;
 use ostler_wire::{BusTls, ExternalBus};
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,10 @@ pub struct External {
     /// join the bus themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent_credentials: Option<PathBuf>,
+    /// Prefixes of reply subjects that are answered beside `_INBOX`: `my.inbox` for `my.inbox.>`. Whoever may ask us
+    /// anything can have us publish there. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inboxes: Vec<String>,
     /// The files of its TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsFiles>,
@@ -76,6 +81,7 @@ pub(super) struct File {
     operator_credentials: Option<PathBuf>,
     host_credentials: Option<PathBuf>,
     agent_credentials: Option<PathBuf>,
+    inboxes: Vec<String>,
     tls: Option<TlsFiles>,
 }
 
@@ -117,6 +123,7 @@ impl External {
                 key: tls.key.clone(),
                 first: tls.first,
             }),
+            inboxes: self.inboxes.clone(),
         }
     }
 }
@@ -171,12 +178,24 @@ impl File {
         if let Some(tls) = &self.tls {
             tls.check()?;
         }
+        // The files ask for TLS everywhere, whatever the addresses say.
+        let is_tls = |url: &String| url.starts_with("tls://");
+        if self.tls.is_none()
+            && url.iter().any(is_tls)
+            && let Some(plain) = url.iter().find(|url| !is_tls(url))
+        {
+            let reason =
+                format!("{plain:?} is without TLS, and others are not: write tls:// for all or for none");
+            return Err(("url", reason));
+        }
+        Inboxes::with(&self.inboxes).map_err(|error| ("inboxes", error.to_string()))?;
         Ok(BusConfig::External(External {
             url,
             credentials,
             operator_credentials: self.operator_credentials,
             host_credentials: self.host_credentials,
             agent_credentials: self.agent_credentials,
+            inboxes: self.inboxes,
             tls: self.tls,
         }))
     }
@@ -188,6 +207,7 @@ impl File {
             ("operator_credentials", self.operator_credentials.is_some()),
             ("host_credentials", self.host_credentials.is_some()),
             ("agent_credentials", self.agent_credentials.is_some()),
+            ("inboxes", !self.inboxes.is_empty()),
         ];
         match keys.into_iter().find(|(_, is_set)| *is_set) {
             Some((key, _)) => Err((key, "goes with `url`, which is missing".to_owned())),
@@ -308,7 +328,8 @@ mod tests {
     #[test]
     fn addresses_come_alone_between_commas_or_as_a_list() {
         assert_eq!(urls("\"nats://a:1\""), ["nats://a:1"]);
-        assert_eq!(urls("\"a, tls://b:2/\""), ["nats://a:4222", "tls://b:2"]);
+        assert_eq!(urls("\"a, nats://b:2/\""), ["nats://a:4222", "nats://b:2"]);
+        assert_eq!(urls("\"tls://a, tls://b:2/\""), ["tls://a:4222", "tls://b:2"]);
         assert_eq!(urls("[\"nats://[::1]:3\", \"nats://[::1]\"]"), ["nats://[::1]:3", "nats://[::1]:4222"]);
     }
 
@@ -316,6 +337,27 @@ mod tests {
     fn a_secret_in_an_address_is_refused_and_not_repeated() {
         let text = refused("[bus]\nurl = \"nats://me:hunter2@a:1\"\ncredentials = \"/c\"\n");
         assert!(text.contains("credentials") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn an_address_without_tls_does_not_mix_with_one_that_has_it() {
+        let text = refused("[bus]\nurl = \"tls://a:1, b:2\"\ncredentials = \"/c\"\n");
+        assert!(text.contains("nats://b:2") && text.contains("for all or for none"), "{text}");
+        let tls = "tls = { ca = \"/ca\" }";
+        let with_files = format!("[bus]\nurl = \"tls://a:1, b:2\"\ncredentials = \"/c\"\n{tls}\n");
+        assert!(read(&with_files, Overrides::default()).is_ok(), "the files ask for TLS everywhere");
+    }
+
+    #[test]
+    fn a_prefix_of_inboxes_is_not_a_subject_of_ours() {
+        let with =
+            |prefix: &str| format!("[bus]\nurl = \"a\"\ncredentials = \"/c\"\ninboxes = [{prefix:?}]\n");
+        assert!(read(&with("my.inbox"), Overrides::default()).is_ok());
+        for bad in ["agent", "$JS.API", "a.*"] {
+            let text = refused(&with(bad));
+            assert!(text.contains("inboxes") && text.contains(bad), "{text}");
+        }
+        assert!(refused("[bus]\ninboxes = [\"a\"]").contains("`url`, which is missing"));
     }
 
     #[test]
@@ -373,7 +415,7 @@ mod tests {
             "",
             "[bus]\nlisten = \"127.0.0.1:0\"",
             "[bus]\ntls = { cert = \"/c\", key = \"/k\", ca = \"/ca\" }",
-            "[bus]\nurl = \"tls://a:1,b\"\ncredentials = \"/c\"\nhost_credentials = \"/h/{id}\"\n\
+            "[bus]\nurl = \"tls://a:1,tls://b\"\ninboxes = [\"my.inbox\"]\ncredentials = \"/c\"\nhost_credentials = \"/h/{id}\"\n\
              tls = { ca = \"/ca\", first = true }",
         ] {
             let config = read(text, Overrides::default()).unwrap();

@@ -323,6 +323,19 @@ fn every_publication_of_the_state_has_a_higher_revision() {
 }
 
 #[test]
+fn what_the_bus_denies_is_told_in_the_state_until_the_bus_is_there_anew() {
+    let mut run = Run::active(None);
+    let effects = run.apply(Event::Denied("may not listen".into()));
+    let told = &statuses(&effects)[0];
+    assert_eq!((told.state, told.cause), (AgentState::Active, StatusCause::NotPermitted));
+    assert_eq!(told.message.as_deref(), Some("may not listen"));
+    assert!(statuses(&run.apply(Event::Denied("nor speak".into()))).is_empty(), "once");
+    run.apply(Event::Disconnected);
+    let again = &statuses(&run.apply(Event::Connected))[0];
+    assert_eq!((again.cause, again.message.as_deref()), (StatusCause::Normal, None));
+}
+
+#[test]
 fn without_its_guard_the_run_ends_as_an_error() {
     let mut run = Run::active(None);
     assert_eq!(asks(&run.apply(Event::GuardLost)), [Ask::Kill]);
