@@ -79,6 +79,8 @@ const ON_NATS_SERVER: &[&str] = &["nextest", "run", "--workspace", "--all-featur
 /// Tests of the whole that make no sense on a bus that is not the daemon's own, each with its reason.
 const NOT_ON_NATS_SERVER: &[(&str, &str)] = &[
     ("binary(external_bus)", "chooses its bus itself"),
+    ("binary(two_daemons)", "chooses its bus itself"),
+    ("binary(waiting_for_bus)", "chooses its bus itself"),
     ("binary(claude_adapter)", "has no bus"),
     ("binary(identity)", "what the daemon's own bus permits whom"),
     ("test(hosts_find_a_daemon_that_comes_back_on_another_port)", "about the daemon's own port"),
