@@ -23,11 +23,17 @@ pub struct NatsServer {
     child: Option<Child>,
 }
 
-/// Who joins, and the permissions of the guide. Hosts of all agents share one credential.
-const IDENTITIES: [(&str, &str); 3] = [
-    ("daemon", "publish: \">\", subscribe: \">\""),
-    ("operator", "publish: \">\", subscribe: \">\""),
-    ("host", "publish: [\"agent.>\"], subscribe: [\"agent.>\", \"_INBOX_HOST.>\"], allow_responses: true"),
+/// The page whose configuration the tests run with.
+const GUIDE: &str = include_str!("../../../docs/guide/external-bus.md");
+
+/// Who joins, and where the guide has their public keys. Hosts of all agents share one credential; that of an agent
+/// called `reviewer` may have one of its own, and so may the agent.
+const IDENTITIES: [(&str, &str); 5] = [
+    ("daemon", "UDAEMON"),
+    ("operator", "UOPERATOR"),
+    ("host", "UHOSTS"),
+    ("host-reviewer", "UHOST1"),
+    ("agent-reviewer", "UAGENT1"),
 ];
 
 impl NatsServer {
@@ -75,23 +81,35 @@ impl NatsServer {
         server
     }
 
-    /// Makes files and credentials, and starts nothing.
+    /// Makes files and credentials, and starts nothing. The configuration is the guide's, word for word, with the public
+    /// keys put in.
     ///
     /// # Panics
     ///
-    /// When they cannot be written.
+    /// When they cannot be written, or the guide has no configuration for one of them.
     pub fn prepare(dir: &Path) -> Self {
         fs::create_dir_all(dir).expect("a directory for the nats-server");
         // Taken and let go: the address has to be known before the server is there.
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let server = Self { dir: dir.to_owned(), port: free.expect("a free port").port(), child: None };
-        let user = |(name, permissions): (&str, &str)| {
+        let mut configuration = guide_configuration();
+        for (name, place) in IDENTITIES {
             let public = create_key(&server.key(name)).expect("a new credential");
-            format!("    {{ nkey: {public}, permissions: {{ {permissions} }} }}\n")
-        };
-        let users: String = IDENTITIES.into_iter().map(user).collect();
-        server.configure(&format!("max_payload: 8MB\nauthorization {{\n  users: [\n{users}  ]\n}}\n"));
+            assert!(configuration.contains(place), "the guide's configuration has a user {place}");
+            configuration = configuration.replace(place, &public);
+        }
+        server.configure(&configuration);
         server
+    }
+
+    /// Its configuration but for the address, to be changed and given to [`NatsServer::configure`].
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be read.
+    pub fn configuration(&self) -> String {
+        let text = fs::read_to_string(self.dir.join("nats.conf")).expect("the nats-server's configuration");
+        text.split_once('\n').map(|(_, rest)| rest.to_owned()).unwrap_or_default()
     }
 
     /// Replaces the configuration but for the address; counts from the next start.
@@ -146,7 +164,7 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// The file with the credential of `daemon`, `operator` or `host`.
+    /// The file with the credential of `daemon`, `operator`, `host`, `host-reviewer` or `agent-reviewer`.
     pub fn key(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.nk"))
     }
@@ -171,6 +189,13 @@ impl NatsServer {
     fn log_path(&self) -> PathBuf {
         self.dir.join("nats.log")
     }
+}
+
+/// The block of the guide that is to be copied.
+fn guide_configuration() -> String {
+    let (_, block) = GUIDE.split_once("```text\n").expect("the guide has a configuration");
+    let (block, _) = block.split_once("```").expect("the configuration ends");
+    block.to_owned()
 }
 
 impl Drop for NatsServer {
