@@ -374,9 +374,23 @@ mod tests {
         assert!(server.open_pipe().is_err(), "nobody is let in");
     }
 
+    /// A time that can be added to the present, but not to a moment two seconds from now.
+    fn nearly_beyond_time() -> Duration {
+        let soon = Instant::now() + Duration::from_secs(1);
+        let (mut possible, mut too_long) = (0, u64::MAX);
+        while too_long - possible > 1 {
+            let middle = possible + (too_long - possible) / 2;
+            match soon.checked_add(Duration::from_secs(middle)) {
+                Some(_) => possible = middle,
+                None => too_long = middle,
+            }
+        }
+        Duration::from_secs(possible)
+    }
+
     #[test]
     fn a_clock_that_fails_ends_the_server() {
-        let server = Server::start(&local().allow_anonymous().ping_interval(BEYOND_TIME)).unwrap();
+        let server = Server::start(&local().allow_anonymous().ping_interval(nearly_beyond_time())).unwrap();
         let mut client = TcpStream::connect(server.local_addr()).unwrap();
         // Two seconds later the clock asks it for a sign of life and wants to know when to ask again.
         client.write_all(b"CONNECT {}\r\n").unwrap();
