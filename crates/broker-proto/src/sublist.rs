@@ -6,6 +6,8 @@
 //!
 //! A change costs the walk and a binary search, however many subscribers share the filter: a client that subscribes a
 //! hundred thousand times and hangs up must not hold the lock its users keep around the trie.
+//!
+//! Nothing here calls itself: how deep the trie is, the clients decide.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -135,8 +137,7 @@ impl<T: Clone> Sublist<T> {
     ///
     /// Returns it; nodes that became empty are freed.
     pub fn remove(&mut self, filter: &[u8], queue: Option<&[u8]>, id: u64) -> Option<T> {
-        let parts: Vec<&[u8]> = tokens(filter).collect();
-        let removed = self.root.remove(&parts, queue, id)?;
+        let removed = self.root.remove(filter, queue, id)?;
         self.len -= 1;
         self.generation += 1;
         Some(removed)
@@ -160,6 +161,25 @@ struct Found<'a, T> {
     queues: BTreeMap<&'a [u8], Vec<T>>,
 }
 
+impl<T> Level<T> {
+    /// Moves the nodes out of it.
+    fn empty_into(&mut self, nodes: &mut Vec<Node<T>>) {
+        nodes.extend(self.any.take().into_iter().chain(self.tail.take()).map(|node| *node));
+        nodes.extend(self.literals.drain().map(|(_, node)| node));
+    }
+}
+
+/// As drop does by itself, but not one inside the other.
+impl<T> Drop for Node<T> {
+    fn drop(&mut self) {
+        let mut nodes = Vec::new();
+        self.next.empty_into(&mut nodes);
+        while let Some(mut node) = nodes.pop() {
+            node.next.empty_into(&mut nodes);
+        }
+    }
+}
+
 impl<T: Clone> Level<T> {
     fn child_mut(&mut self, token: &[u8]) -> &mut Node<T> {
         match token {
@@ -175,43 +195,77 @@ impl<T: Clone> Level<T> {
         }
     }
 
-    fn collect<'a>(&'a self, rest: &[u8], found: &mut Found<'a, T>) {
-        let (token, after) = match memchr::memchr(b'.', rest) {
-            Some(dot) => (&rest[..dot], Some(&rest[dot + 1..])),
-            None => (rest, None),
-        };
-        if let Some(tail) = &self.tail {
-            tail.take_into(found);
-        }
-        for node in [self.any.as_deref(), self.literals.get(token)].into_iter().flatten() {
+    fn collect<'a>(&'a self, subject: &[u8], found: &mut Found<'a, T>) {
+        let mut ahead = vec![(self, subject)];
+        while let Some((level, rest)) = ahead.pop() {
+            let (token, after) = match memchr::memchr(b'.', rest) {
+                Some(dot) => (&rest[..dot], Some(&rest[dot + 1..])),
+                None => (rest, None),
+            };
+            if let Some(tail) = &level.tail {
+                tail.take_into(found);
+            }
+            let (any, literal) = (level.any.as_deref(), level.literals.get(token));
             match after {
-                Some(after) => node.next.collect(after, found),
-                None => node.take_into(found),
+                // The last one comes first.
+                Some(after) => {
+                    ahead.extend([literal, any].into_iter().flatten().map(|node| (&node.next, after)));
+                }
+                None => [any, literal].into_iter().flatten().for_each(|node| node.take_into(found)),
             }
         }
     }
 
-    fn remove(&mut self, parts: &[&[u8]], queue: Option<&[u8]>, id: u64) -> Option<T> {
-        let (token, rest) = parts.split_first()?;
-        let node = match *token {
-            ANY => self.any.as_deref_mut()?,
-            TAIL => self.tail.as_deref_mut()?,
-            literal => self.literals.get_mut(literal)?,
-        };
-        let removed =
-            if rest.is_empty() { node.take(queue, id)? } else { node.next.remove(rest, queue, id)? };
-        if node.is_empty() {
-            match *token {
-                ANY => self.any = None,
-                TAIL => self.tail = None,
-                literal => drop(self.literals.remove(literal)),
+    fn existing_mut(&mut self, token: &[u8]) -> Option<&mut Node<T>> {
+        match token {
+            ANY => self.any.as_deref_mut(),
+            TAIL => self.tail.as_deref_mut(),
+            literal => self.literals.get_mut(literal),
+        }
+    }
+
+    fn remove(&mut self, filter: &[u8], queue: Option<&[u8]>, id: u64) -> Option<T> {
+        // The node of the token at `dead` leads to the end of the filter and nowhere else, nor do those behind it.
+        let (mut at, mut dead) = (0, 0);
+        let mut level = &mut *self;
+        let mut parts = tokens(filter).peekable();
+        let removed = loop {
+            let node = level.existing_mut(parts.next()?)?;
+            at += 1;
+            if parts.peek().is_none() {
+                let removed = node.take(queue, id)?;
+                if !node.is_empty() {
+                    return Some(removed);
+                }
+                break removed;
             }
+            if node.next.len() > 1 || node.has_members() {
+                dead = at;
+            }
+            level = &mut node.next;
+        };
+        let mut level = self;
+        for (at, token) in tokens(filter).enumerate() {
+            if at == dead {
+                match token {
+                    ANY => level.any = None,
+                    TAIL => level.tail = None,
+                    literal => drop(level.literals.remove(literal)),
+                }
+                break;
+            }
+            level = &mut level.existing_mut(token)?.next;
         }
         Some(removed)
     }
 
+    /// Number of nodes.
+    fn len(&self) -> usize {
+        self.literals.len() + usize::from(self.any.is_some()) + usize::from(self.tail.is_some())
+    }
+
     fn is_empty(&self) -> bool {
-        self.literals.is_empty() && self.any.is_none() && self.tail.is_none()
+        self.len() == 0
     }
 }
 
@@ -235,8 +289,12 @@ impl<T: Clone> Node<T> {
         Some(removed)
     }
 
+    fn has_members(&self) -> bool {
+        !self.plain.is_empty() || !self.queues.is_empty()
+    }
+
     fn is_empty(&self) -> bool {
-        self.plain.is_empty() && self.queues.is_empty() && self.next.is_empty()
+        !self.has_members() && self.next.is_empty()
     }
 }
 
@@ -318,6 +376,45 @@ mod tests {
         assert_eq!(list.remove(b"a.b.c", None, 1), Some(1));
         assert_eq!(list.remove(b"a.b.c", Some(b"q"), 2), Some(2));
         assert!(list.generation() > before && list.is_empty() && list.root.is_empty());
+    }
+
+    /// As deep as a control line of a MiB allows, in threads with little stack.
+    #[test]
+    fn a_filter_may_have_as_many_tokens_as_anybody_can_send() {
+        let deep = || {
+            let literal = vec!["a"; 500_000].join(".");
+            let any = literal.replace('a', "*");
+            for filter in [&literal, &any] {
+                let mut list = Sublist::new();
+                list.insert(filter.as_bytes(), None, 1, 1);
+                list.insert(format!("{filter}.>").as_bytes(), Some(b"q"), 2, 2);
+                assert_eq!(plain(&list, &literal), [1]);
+                assert_eq!(list.matches(format!("{literal}.a").as_bytes()).queues[0].members, [2]);
+                assert_eq!(list.remove(filter.as_bytes(), None, 1), Some(1));
+                assert_eq!(list.remove(format!("{filter}.>").as_bytes(), Some(b"q"), 2), Some(2));
+                assert!(list.root.is_empty());
+                // Freed with the list.
+                list.insert(filter.as_bytes(), None, 3, 3);
+            }
+        };
+        std::thread::Builder::new().stack_size(128 << 10).spawn(deep).unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn removing_frees_what_nobody_else_needs_and_nothing_more() {
+        let mut list = Sublist::new();
+        for (id, filter) in ["a.b.c.d", "a.b.*.d", "a.b", "a.b.c.>"].iter().enumerate() {
+            list.insert(filter.as_bytes(), None, id as u64, id as u32);
+        }
+        let below = |list: &Sublist<u32>| list.root.literals[&b"a"[..]].next.literals[&b"b"[..]].next.len();
+        assert_eq!(list.remove(b"a.b.c.d", None, 0), Some(0));
+        assert_eq!((plain(&list, "a.b.c.d"), below(&list)), (vec![1, 3], 2));
+        assert_eq!(list.remove(b"a.b.*.d", None, 1), Some(1));
+        assert_eq!((plain(&list, "a.b.c.d"), below(&list)), (vec![3], 1));
+        assert_eq!(list.remove(b"a.b.c.>", None, 3), Some(3));
+        assert_eq!((plain(&list, "a.b"), below(&list)), (vec![2], 0));
+        assert_eq!(list.remove(b"a.b", None, 2), Some(2));
+        assert!(list.is_empty() && list.root.is_empty());
     }
 
     /// The steps are not counted, they are made: at a cost that grows with the square this test would take minutes.

@@ -22,7 +22,7 @@ pub struct Limits {
     /// Bytes of headers and payload of one message. Default 1 MiB. Larger ones end the connection with
     /// `Maximum Payload Violation`.
     pub payload_bytes_max: usize,
-    /// Bytes of arguments of one control line. Default 4096.
+    /// Bytes of arguments of one control line. Default 4096, at most 1 MiB.
     pub control_line_bytes_max: usize,
     /// Connections at a time. Default 65,536; the next one is told and closed.
     pub connections_max: usize,
@@ -65,6 +65,8 @@ impl Default for Limits {
 impl Limits {
     /// Nine digits are the most a size may have on the wire.
     const PAYLOAD_BYTES_HIGHEST: usize = 999_999_999;
+    /// Far beyond what any client says in a line.
+    const CONTROL_LINE_BYTES_HIGHEST: usize = 1 << 20;
 
     pub(crate) fn check(&self) -> Result<(), Error> {
         let refuse = |option, problem: String| Err(Error::Option { option, problem });
@@ -80,6 +82,13 @@ impl Limits {
         }
         if self.control_line_bytes_max < 256 {
             return refuse("max_control_line", "at least 256 bytes, a CONNECT must fit".into());
+        }
+        if self.control_line_bytes_max > Self::CONTROL_LINE_BYTES_HIGHEST {
+            let problem = format!(
+                "at most {} bytes: a line may be one subject, and each of its tokens takes memory",
+                Self::CONTROL_LINE_BYTES_HIGHEST
+            );
+            return refuse("max_control_line", problem);
         }
         for (what, time) in [
             ("ping_interval", self.ping_interval),

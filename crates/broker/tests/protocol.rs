@@ -321,10 +321,26 @@ fn a_port_in_use_is_named_with_the_remedy() {
 }
 
 #[test]
+fn the_longest_line_may_be_one_filter_of_as_many_tokens_as_it_holds() {
+    let server = local().allow_anonymous().max_control_line(1 << 20).start().unwrap();
+    let mut client = Raw::connect(server.local_addr());
+    let subject = vec!["a"; (1 << 19) - 8].join(".");
+    client.send(format!("SUB {subject} 1\r\nPUB {subject} 1\r\nx\r\n"));
+    assert_eq!(client.message().subject.len(), subject.len());
+    client.send(format!("UNSUB 1\r\nSUB {subject} 2\r\n"));
+    client.sync();
+    client.hang_up();
+    eventually("its subscription is gone with it", || server.stats().subscriptions == 0);
+    Raw::connect(server.local_addr()).sync();
+}
+
+#[test]
 fn options_that_cannot_be_are_refused_before_anything_binds() {
     let error = local().max_payload(65 << 20).start().unwrap_err().to_string();
     assert!(error.contains("max_payload") && error.contains("max_pending"), "{error}");
     assert!(local().shards(0).start().is_err());
+    let error = local().max_control_line((1 << 20) + 1).start().unwrap_err().to_string();
+    assert!(error.contains("max_control_line") && error.contains("1048576"), "{error}");
     assert!(local().max_payload(1 << 30).max_pending(2 << 30).start().is_err());
     assert_eq!(open_server().url().split(':').next(), Some("nats"));
 }

@@ -405,6 +405,7 @@ fn wrong_values_are_explained() {
         ("max_payload: 3GB", "out of range"),
         ("max_payload: 100MB", "more than max_pending"),
         ("max_control_line: 10", "at least 256"),
+        ("max_control_line: 2MB", "at most 1048576 bytes"),
         ("ping_interval: \"5x\"", "\"x\" is no unit of time"),
         ("ping_interval: true", "a time such as \"2s\" is expected"),
         ("debug: 1", "true or false is expected, this is a number"),
