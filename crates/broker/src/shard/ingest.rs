@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ostler_broker_proto::codec::write_info;
@@ -22,6 +22,11 @@ pub(super) const SHARE_BYTES_MIN: usize = 16 << 10;
 const PARTIAL_STEP: usize = 1 << 20;
 /// Reads of one connection before others get their turn.
 const READS_PER_TURN: usize = 4;
+
+/// A batch that takes longer is interrupted: an operation may cost a thousand times its bytes.
+const BATCH_MAX: Duration = Duration::from_millis(5);
+/// Operations executed between two looks at the clock.
+const OPERATIONS_PER_LOOK: usize = 64;
 
 /// What the connection's task should wait for.
 pub(super) enum Next {
@@ -48,6 +53,7 @@ impl Shard {
         if let Some(rest) = self.conn(link).map(|conn| std::mem::take(&mut conn.paused.rest))
             && !rest.is_empty()
         {
+            self.now = Instant::now();
             self.catch_up();
             self.ingest(link, &rest);
             self.flush();
@@ -104,6 +110,9 @@ impl Shard {
             if let Some(wait) = self.must_wait(link) {
                 return wait;
             }
+            if self.is_paused(link) {
+                return Next::Yield;
+            }
             if len < wanted {
                 return Next::Read;
             }
@@ -122,7 +131,7 @@ impl Shard {
                     pipe.give_back(buffer);
                 }
                 self.flush();
-                self.must_wait(link)
+                self.must_wait(link).or_else(|| self.is_paused(link).then_some(Next::Yield))
             }
             Ok(None) => {
                 self.close(link.slot, End::Quiet);
@@ -147,6 +156,11 @@ impl Shard {
             conn.last_in = now;
             conn.paused.until_bytes = 0;
         }
+    }
+
+    /// Whether a part of a batch is left to execute.
+    fn is_paused(&mut self, link: &Link) -> bool {
+        self.conn(link).is_some_and(|conn| !conn.paused.rest.is_empty())
     }
 
     /// Whether what is left of a batch must wait, because the client itself or a subscriber is far behind: one batch
@@ -221,8 +235,12 @@ impl Shard {
                 _ => return self.close_because(link.slot, End::Quiet, CloseReason::ProtocolViolation),
             }
         }
+        let mut executed = 0_usize;
         while !data.is_empty() {
-            if (self.wait_for.is_some() || link.is_stalled()) && self.must_pause(link) {
+            let waits = self.wait_for.is_some() || link.is_stalled();
+            let looks_at_clock = executed % OPERATIONS_PER_LOOK == OPERATIONS_PER_LOOK - 1;
+            executed += 1;
+            if (waits && self.must_pause(link)) || (looks_at_clock && self.now.elapsed() > BATCH_MAX) {
                 if let Some(conn) = self.conn(link) {
                     conn.paused.rest = data.to_vec();
                 }

@@ -61,6 +61,8 @@ use crate::stats::Stats;
 const READ_BYTES: usize = 64 << 10;
 /// A backlog that is written before the batch ends: one read may be multiplied by many subscriptions.
 const FLUSH_EARLY_BYTES: usize = 1 << 20;
+/// Writes to one connection before others get their turn: one that reads as fast as it is written to has never enough.
+const WRITES_PER_TURN: usize = 8;
 /// First PING after CONNECT, to measure the round trip; up to a fifth later, so that clients do not beat together.
 const FIRST_PING: Duration = Duration::from_secs(2);
 /// Routes to subscriptions that ended are forgotten together, so that clients which come and go do not cost a walk each.
@@ -363,10 +365,10 @@ impl Shard {
             return;
         };
         let stream = Rc::clone(&conn.stream);
-        while conn.is_blocked && !conn.outbound.is_empty() {
+        if conn.is_blocked && !conn.outbound.is_empty() {
             match conn.outbound.write_once(&mut self.pool, |slices| stream.try_write_unasked(slices)) {
                 Ok(_) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => return self.close_because(slot, End::Cut, CloseReason::WriteError),
             }
         }
@@ -542,10 +544,15 @@ fn flush_early_bytes(limits: &Limits) -> usize {
     FLUSH_EARLY_BYTES.min(limits.pending_bytes_max / 2)
 }
 
-/// Writes until nothing waits or the socket takes no more; returns whether nothing waits.
+/// Writes until nothing waits, the socket takes no more, or it is the others' turn; returns whether nothing waits.
 fn write_out(conn: &mut Conn, pool: &mut Pool) -> std::io::Result<bool> {
     let stream = &conn.stream;
+    let mut writes = 0;
     while !conn.outbound.is_empty() {
+        if writes == WRITES_PER_TURN {
+            return Ok(false);
+        }
+        writes += 1;
         let written = match stream.as_pipe() {
             Some(pipe) => conn.outbound.hand_over(pool, pipe),
             None => conn.outbound.write_once(pool, |slices| match slices {

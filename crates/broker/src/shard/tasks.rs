@@ -35,8 +35,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(2);
 const LINGER_MAX: Duration = Duration::from_millis(500);
 /// How long a server that shuts down waits for its clients to fetch what is theirs.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(2);
-/// How long one connection is served before others get their turn. A socket that always has more to read is never
-/// waited for, and the runtime does not count its reads.
+/// How long one connection is served before others get their turn. A socket that always has more to read, or room for
+/// more, is never waited for, and the runtime does not count that.
 const TURN: Duration = Duration::from_micros(500);
 
 type Handle = Rc<RefCell<Shard>>;
@@ -207,7 +207,12 @@ async fn write_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
         return;
     };
     let mut pace = Pace::new(taken, waiting, Instant::now(), write_deadline);
+    let mut turn = Instant::now();
     loop {
+        if turn.elapsed() > TURN {
+            tokio::task::yield_now().await;
+            turn = Instant::now();
+        }
         let ready = timeout_at(pace.until().into(), stream.writable()).await;
         if link.is_closed() {
             return;
