@@ -62,6 +62,8 @@ mod handle;
 mod handle_consumers;
 mod headers;
 mod jetstream;
+#[cfg(test)]
+mod model;
 mod options;
 mod stream;
 #[cfg(test)]

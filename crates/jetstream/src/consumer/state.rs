@@ -90,7 +90,8 @@ impl Consumer {
             put(&mut out, entry.seq - before);
             put(&mut out, entry.delivery);
             put(&mut out, u64::from(entry.count));
-            put(&mut out, entry.due.max(0) as u64);
+            // What waits to be delivered again does so when it is read back.
+            put(&mut out, if entry.queued { 0 } else { entry.due.max(0) as u64 });
             before = entry.seq;
         }
         put(&mut out, self.upcoming.len() as u64);
