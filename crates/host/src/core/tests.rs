@@ -325,6 +325,7 @@ fn every_publication_of_the_state_has_a_higher_revision() {
 #[test]
 fn what_the_bus_denies_is_told_in_the_state_until_the_bus_is_there_anew() {
     let mut run = Run::active(None);
+    run.apply(run_state(AgentState::Active, 1));
     let effects = run.apply(Event::Denied("may not listen".into()));
     let told = &statuses(&effects)[0];
     assert_eq!((told.state, told.cause), (AgentState::Active, StatusCause::NotPermitted));
