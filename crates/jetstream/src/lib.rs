@@ -72,6 +72,8 @@ mod testing;
 mod tests;
 #[cfg(test)]
 mod tests_consumers;
+#[cfg(test)]
+mod tests_disk;
 mod time;
 #[cfg(test)]
 mod transcripts;

@@ -4,8 +4,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ostler_broker_store::Durability;
+use ostler_broker_store::disk::{Disk, RealDisk};
 
 use crate::api::{AccountLimits, Strictness};
 
@@ -27,6 +29,8 @@ pub struct Options {
     pub durability: Durability,
     /// The version clients are told, as nats-server's.
     pub version: String,
+    /// What the files of streams are on. Default: the operating system's disk, which always has the directories.
+    pub disk: Arc<dyn Disk>,
     /// Whatever is different at every start: ids are made from it.
     pub seed: u64,
 }
@@ -41,6 +45,7 @@ impl Options {
             strictness: Strictness::default(),
             durability: Durability::Group,
             version: "2.15.1".to_owned(),
+            disk: Arc::new(RealDisk),
             seed: 0,
         }
     }
@@ -53,6 +58,7 @@ pub(crate) struct Context {
     pub(crate) domain: Option<String>,
     pub(crate) durability: Durability,
     pub(crate) version: String,
+    pub(crate) disk: Arc<dyn Disk>,
     entropy: Cell<u64>,
 }
 
@@ -63,6 +69,7 @@ impl Context {
             domain: options.domain.clone(),
             durability: options.durability,
             version: options.version.clone(),
+            disk: Arc::clone(&options.disk),
             entropy: Cell::new(options.seed),
         }
     }

@@ -1,5 +1,6 @@
 //! A bus for tests: it notes what is sent and lets the test say who listens.
 
+use ostler_broker_store::disk::SimulatedDisk;
 use serde_json::Value;
 
 use crate::bus::{Bus, Incoming};
@@ -68,6 +69,15 @@ impl Rig {
         let now = 1_795_224_779 * SECOND;
         let mut rig = Self { jetstream: None, bus: Recorder::default(), now, dir };
         rig.restart();
+        rig
+    }
+
+    /// On a disk that can fill up and fail; nothing there comes back after a restart.
+    pub(crate) fn on(disk: &SimulatedDisk) -> Self {
+        let mut rig = Self::new();
+        let mut options = Options::new(rig.dir.path());
+        options.disk = std::sync::Arc::new(disk.clone());
+        rig.jetstream = Some(JetStream::open(options, rig.now).unwrap().0);
         rig
     }
 

@@ -10,6 +10,7 @@ mod read;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::{Durability, Erase, Error, Finding, Selection, Store, SyncJob, SyncResult};
@@ -93,7 +94,8 @@ impl Stream {
             Storage::Memory => (Store::memory(options), None),
             Storage::File => {
                 let dir = context.stream_dir(&config.name);
-                (Store::open(&dir, options).map_err(failed)?, Some(dir))
+                let disk = Arc::clone(&context.disk);
+                (Store::open_on(disk, &dir, options).map_err(failed)?, Some(dir))
             }
         };
         let mut stream = Self::with(config, Time::from_nanos(now), store, dir, context)?;
@@ -117,8 +119,11 @@ impl Stream {
 
     /// Opens a stream that was created before. `None` when the directory holds none that can be named.
     pub(crate) fn open(dir: &Path, now: i64, context: &Context) -> Result<Opened, Error> {
-        let mut store =
-            Store::open(dir, ostler_broker_store::Options { create: false, ..Default::default() })?;
+        let mut store = Store::open_on(
+            Arc::clone(&context.disk),
+            dir,
+            ostler_broker_store::Options { create: false, ..Default::default() },
+        )?;
         let findings = store.findings().to_vec();
         let meta = store.checkpoint(META).and_then(|(_, meta)| serde_json::from_slice::<Meta>(meta).ok());
         let Some(meta) = meta else { return Ok(Opened { stream: None, findings }) };
@@ -318,10 +323,7 @@ impl Stream {
         match self.store.synced(result) {
             Ok(_) => self.acks.release_covered(bus),
             Err(error) => {
-                let reason = disk_refusal(&error);
-                self.acks.refuse(self.store.last_seq(), &reason, true, bus);
-                self.dedupe.forget_above(self.store.last_seq());
-                self.recount();
+                self.take_back(&error, true, bus);
             }
         }
         let served = self.serve_woken(self.now, bus, context);
@@ -330,9 +332,18 @@ impl Stream {
 
     /// The disk refused: everything since the last write is undone, and so are its answers.
     fn write_failed(&mut self, error: &Error, bus: &mut impl Bus) {
-        let last_seq = self.store.last_seq();
-        self.acks.refuse(last_seq, &disk_refusal(error), false, bus);
-        self.dedupe.forget_above(last_seq);
+        self.take_back(error, false, bus);
+    }
+
+    /// Refuses what the store took back.
+    fn take_back(&mut self, error: &Error, covered_too: bool, bus: &mut impl Bus) {
+        let kept = match error {
+            // The sequences above stay used, but nothing is there.
+            Error::NotDurable { durable, .. } => *durable,
+            _ => self.store.last_seq(),
+        };
+        self.acks.refuse(kept, &disk_refusal(error), covered_too, bus);
+        self.dedupe.forget_above(kept);
         self.age_cursor = 0;
         self.recount();
     }
