@@ -43,7 +43,7 @@ fn main() -> Outcome<()> {
         report("back to back", latencies(&server, trips, Duration::ZERO)?);
         report("every 100 us", latencies(&server, trips, pause)?);
         let kept_awake = while_awake(|| latencies(&server, trips, pause))?;
-        report("cores kept awake, every 100 us", kept_awake);
+        report("every 100 us, cores kept awake", kept_awake);
     }
     Ok(())
 }
