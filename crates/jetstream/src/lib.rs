@@ -64,6 +64,8 @@ mod headers;
 mod jetstream;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod nonsense;
 mod options;
 mod stream;
 #[cfg(test)]
