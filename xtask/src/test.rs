@@ -79,6 +79,7 @@ const ON_NATS_SERVER: &[&str] = &["nextest", "run", "--workspace", "--all-featur
 /// Tests of the whole that make no sense on a bus that is not the daemon's own, each with its reason.
 const NOT_ON_NATS_SERVER: &[(&str, &str)] = &[
     ("binary(external_bus)", "chooses its bus itself"),
+    ("binary(external_permissions)", "chooses its bus itself"),
     ("binary(two_daemons)", "chooses its bus itself"),
     ("binary(waiting_for_bus)", "chooses its bus itself"),
     ("binary(claude_adapter)", "has no bus"),
