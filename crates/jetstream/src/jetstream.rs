@@ -30,8 +30,8 @@ pub enum OpenError {
         #[source]
         source: std::io::Error,
     },
-    /// A stream cannot be opened. Damage is no reason: that is reported and the rest served.
-    #[error("cannot open stream {name}")]
+    /// A stream cannot be closed in order; what was acknowledged is on disk all the same.
+    #[error("cannot close stream {name}")]
     Stream {
         /// The stream.
         name: String,
@@ -50,6 +50,8 @@ pub struct Recovered {
     pub served: bool,
     /// What is wrong with its files.
     pub findings: Vec<Finding>,
+    /// Why nothing of it could be opened.
+    pub error: Option<String>,
 }
 
 /// A change of what must be routed here.
@@ -106,8 +108,10 @@ pub struct JetStream {
 impl JetStream {
     /// Opens what is in the directory and says what was found with each stream. Reads every message once.
     ///
+    /// A stream that cannot be opened is named and not served; the others are.
+    ///
     /// # Errors
-    /// [`OpenError`]: the directory, or a stream that the operating system does not let us read.
+    /// [`OpenError::Directory`].
     pub fn open(options: Options, now: i64) -> Result<(Self, Vec<Recovered>), OpenError> {
         let context = Context::new(&options);
         let mut this = Self {
@@ -148,8 +152,18 @@ impl JetStream {
                 std::fs::remove_dir_all(&path).map_err(failed)?;
                 continue;
             }
-            let opened = Stream::open(&path, now, &self.context)
-                .map_err(|source| OpenError::Stream { name: name.clone(), source })?;
+            let opened = match Stream::open(&path, now, &self.context) {
+                Ok(opened) => opened,
+                // Created, and nothing more before a crash: nobody was told that it is there.
+                Err(ostler_broker_store::Error::Missing { .. }) if std::fs::remove_dir(&path).is_ok() => {
+                    continue;
+                }
+                Err(error) => {
+                    let (served, findings, error) = (false, Vec::new(), Some(error.to_string()));
+                    recovered.push(Recovered { stream: name, served, findings, error });
+                    continue;
+                }
+            };
             let served = match opened.stream {
                 // Under a name of its own only: a copied directory is no second stream.
                 Some(stream) if stream.config.name == name => {
@@ -158,7 +172,7 @@ impl JetStream {
                 }
                 _ => false,
             };
-            recovered.push(Recovered { stream: name, served, findings: opened.findings });
+            recovered.push(Recovered { stream: name, served, findings: opened.findings, error: None });
         }
         Ok(recovered)
     }

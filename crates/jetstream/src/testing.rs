@@ -72,6 +72,11 @@ impl Rig {
         rig
     }
 
+    /// Where the streams are.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// On a disk that can fill up and fail; nothing there comes back after a restart.
     pub(crate) fn on(disk: &SimulatedDisk) -> Self {
         let mut rig = Self::new();

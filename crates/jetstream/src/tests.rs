@@ -207,3 +207,23 @@ fn limits_on_all_streams_together_are_kept() {
     assert_eq!(create(r#"{"name":"B","storage":"memory","max_bytes":40}"#), None);
     assert_eq!(create(r#"{"name":"C","storage":"memory"}"#), Some(10027));
 }
+
+#[test]
+fn a_stream_that_cannot_be_opened_is_named_and_does_not_stop_the_others() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"GOOD"}"#);
+    create(&mut rig, r#"{"name":"BAD"}"#);
+    let bad = rig.path().join("streams/BAD");
+    for entry in std::fs::read_dir(&bad).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::remove_file(path).unwrap();
+    }
+    std::fs::write(bad.join("something"), "else").unwrap();
+    std::fs::create_dir(rig.path().join("streams/EMPTY")).unwrap();
+    let recovered = rig.restart();
+    let names: Vec<_> = recovered.iter().map(|found| (&*found.stream, found.served)).collect();
+    assert_eq!(names, [("BAD", false), ("GOOD", true)]);
+    let refused = &rig.ask("$JS.API.STREAM.CREATE.BAD", r#"{"name":"BAD"}"#)[0].payload;
+    assert!(refused.contains(r#""err_code":10049"#), "{refused}");
+    create(&mut rig, r#"{"name":"EMPTY"}"#);
+}

@@ -94,6 +94,12 @@ impl Stream {
             Storage::Memory => (Store::memory(options), None),
             Storage::File => {
                 let dir = context.stream_dir(&config.name);
+                if dir.exists() {
+                    return Err(ApiError::stream_create(format!(
+                        "{} holds a stream that could not be opened; repair it or move it away",
+                        dir.display()
+                    )));
+                }
                 let disk = Arc::clone(&context.disk);
                 (Store::open_on(disk, &dir, options).map_err(failed)?, Some(dir))
             }
