@@ -15,6 +15,16 @@ enum Kind {
     Text { refused_as: Option<&'static str> },
 }
 
+impl Kind {
+    fn is_message(self) -> bool {
+        matches!(self, Self::Stored | Self::Duplicate)
+    }
+
+    fn is_api_answer(self) -> bool {
+        matches!(self, Self::Text { refused_as: Some(_) })
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     seq: u64,
@@ -36,6 +46,8 @@ pub(crate) struct AckQueue {
     start: usize,
     /// How many of the entries are answers of the API.
     api_answers: usize,
+    /// How many of the entries were there when the store was last written out.
+    written: usize,
     /// How many of the entries the sync under way covers.
     covered: usize,
     scratch: Vec<u8>,
@@ -72,7 +84,7 @@ impl AckQueue {
         if reply.is_empty() {
             return;
         }
-        if matches!(kind, Kind::Text { refused_as: Some(_) }) {
+        if kind.is_api_answer() {
             self.api_answers += 1;
         }
         self.bytes.extend_from_slice(reply);
@@ -93,59 +105,94 @@ impl AckQueue {
     /// Sends what was covered.
     pub(crate) fn release_covered(&mut self, bus: &mut impl Bus) {
         let count = std::mem::take(&mut self.covered);
-        self.settle(count, bus, |_| None);
+        self.settle(count, bus);
     }
 
     /// Sends everything.
     pub(crate) fn release(&mut self, bus: &mut impl Bus) {
         self.covered = 0;
-        self.settle(self.entries.len(), bus, |_| None);
+        self.settle(self.entries.len(), bus);
     }
 
-    /// Refuses what is above `last_seq` and every text; sends the rest. What a sync under way covers was written
-    /// before and still waits for it, unless `covered_too`.
-    pub(crate) fn refuse(&mut self, last_seq: u64, reason: &ApiError, covered_too: bool, bus: &mut impl Bus) {
-        if covered_too {
-            self.covered = 0;
-        }
-        let keep = self.covered;
-        let mut kept = Vec::new();
-        if keep > 0 {
-            // Rare, and the queue is short then: take the covered ones aside and put them back.
-            for entry in self.entries.drain(..keep) {
-                let len = (entry.reply + entry.text) as usize;
-                kept.push((entry, self.bytes[self.start..self.start + len].to_vec()));
-                self.start += len;
+    /// What waits at this moment was written.
+    pub(crate) fn written(&mut self) {
+        self.written = self.entries.len();
+    }
+
+    /// Refuses what was not written, but for messages up to `last_seq`, which were written on the way. The rest goes on
+    /// waiting.
+    pub(crate) fn refuse_unwritten(&mut self, last_seq: u64, reason: &ApiError, bus: &mut impl Bus) {
+        let (written, covered) = (self.written, self.covered);
+        let entries = self.take_all();
+        for (index, (entry, bytes)) in entries.into_iter().enumerate() {
+            if index < written || (entry.kind.is_message() && entry.seq <= last_seq) {
+                self.put_back(entry, &bytes);
+            } else {
+                self.refuse_entry(&entry, &bytes, reason, bus);
             }
         }
-        self.covered = 0;
-        self.settle(self.entries.len(), bus, |entry| match entry.kind {
-            Kind::Stored | Kind::Duplicate if entry.seq <= last_seq => None,
-            _ => Some(reason),
+        (self.written, self.covered) = (written, covered);
+    }
+
+    /// Refuses everything but messages up to `durable`, which are acknowledged.
+    pub(crate) fn refuse_above(&mut self, durable: u64, reason: &ApiError, bus: &mut impl Bus) {
+        for (entry, bytes) in self.take_all() {
+            if entry.kind.is_message() && entry.seq <= durable {
+                self.put_back(entry, &bytes);
+            } else {
+                self.refuse_entry(&entry, &bytes, reason, bus);
+            }
+        }
+        self.release(bus);
+    }
+
+    /// Takes everything out. Rare: a disk failed.
+    fn take_all(&mut self) -> Vec<(Entry, Vec<u8>)> {
+        let mut at = std::mem::take(&mut self.start);
+        let entries = std::mem::take(&mut self.entries);
+        let bytes = std::mem::take(&mut self.bytes);
+        (self.written, self.covered, self.api_answers) = (0, 0, 0);
+        let with_bytes = entries.into_iter().map(|entry| {
+            let end = at + (entry.reply + entry.text) as usize;
+            let own = bytes[at..end].to_vec();
+            at = end;
+            (entry, own)
         });
-        self.covered = kept.len();
-        for (entry, bytes) in kept {
-            self.bytes.extend_from_slice(&bytes);
-            self.entries.push_back(entry);
+        with_bytes.collect()
+    }
+
+    fn put_back(&mut self, entry: Entry, bytes: &[u8]) {
+        if entry.kind.is_api_answer() {
+            self.api_answers += 1;
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.entries.push_back(entry);
+    }
+
+    fn refuse_entry(&self, entry: &Entry, bytes: &[u8], reason: &ApiError, bus: &mut impl Bus) {
+        let reply = &bytes[..entry.reply as usize];
+        match entry.kind {
+            Kind::Text { refused_as: Some(kind) } => publish(bus, reply, b"", &refusal(kind, reason)),
+            Kind::Text { refused_as: None } => {}
+            Kind::Stored | Kind::Duplicate => {
+                publish(bus, reply, b"", &refused_publish(&self.stream, reason))
+            }
         }
     }
 
-    fn settle<'e>(
-        &mut self,
-        count: usize,
-        bus: &mut impl Bus,
-        refused: impl Fn(&Entry) -> Option<&'e ApiError>,
-    ) {
+    /// Sends the first so many.
+    fn settle(&mut self, count: usize, bus: &mut impl Bus) {
+        self.written = self.written.saturating_sub(count);
         for entry in self.entries.drain(..count.min(self.entries.len())) {
-            if matches!(entry.kind, Kind::Text { refused_as: Some(_) }) {
+            if entry.kind.is_api_answer() {
                 self.api_answers -= 1;
             }
             let reply_end = self.start + entry.reply as usize;
             let end = reply_end + entry.text as usize;
             let reply = &self.bytes[self.start..reply_end];
-            match (refused(&entry), entry.kind) {
-                (None, Kind::Text { .. }) => publish(bus, reply, b"", &self.bytes[reply_end..end]),
-                (None, kind) => {
+            match entry.kind {
+                Kind::Text { .. } => publish(bus, reply, b"", &self.bytes[reply_end..end]),
+                kind => {
                     let body = &mut self.scratch;
                     body.clear();
                     body.extend_from_slice(&self.stream);
@@ -157,11 +204,6 @@ impl AckQueue {
                     body.push(b'}');
                     publish(bus, reply, b"", body);
                 }
-                (Some(error), Kind::Text { refused_as: Some(kind) }) => {
-                    publish(bus, reply, b"", &refusal(kind, error));
-                }
-                (Some(_), Kind::Text { refused_as: None }) => {}
-                (Some(error), _) => publish(bus, reply, b"", &refused_publish(&self.stream, error)),
             }
             self.start = end;
         }
@@ -241,20 +283,25 @@ mod tests {
     fn a_sync_releases_what_it_covers_and_a_failed_write_refuses_the_rest() {
         let (mut acks, mut bus) = (AckQueue::new("S", Some("hub")), Recorder::default());
         acks.stored(b"a", 1, false);
+        acks.written();
         acks.cover();
         acks.stored(b"b", 2, false);
-        acks.text(b"c", b"gone", None);
-        acks.refuse(1, &ApiError::store_failed("full"), false, &mut bus);
-        assert_eq!(bus.take_text().iter().map(|(to, _)| &**to).collect::<Vec<_>>(), ["b"]);
-        acks.stored(b"d", 2, false);
+        acks.written();
+        acks.stored(b"c", 3, false);
+        acks.stored(b"d", 4, false);
+        acks.text(b"e", b"gone", None);
+        acks.refuse_unwritten(3, &ApiError::store_failed("full"), &mut bus);
+        assert_eq!(bus.take_text().iter().map(|(to, _)| &**to).collect::<Vec<_>>(), ["d"]);
         acks.release_covered(&mut bus);
         assert_eq!(
             bus.take_text(),
             [("a".to_owned(), r#"{"stream":"S","seq":1,"domain":"hub"}"#.to_owned())]
         );
-        acks.cover();
-        acks.release_covered(&mut bus);
-        assert_eq!(bus.take_text()[0].0, "d");
+        acks.refuse_above(2, &ApiError::store_failed("broken"), &mut bus);
+        let sent = bus.take_text();
+        assert!(sent[0].0 == "c" && sent[0].1.contains("broken"), "{sent:?}");
+        assert_eq!(sent[1], ("b".to_owned(), r#"{"stream":"S","seq":2,"domain":"hub"}"#.to_owned()));
+        assert!(acks.is_empty());
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Consumer {
         Ok(())
     }
 
+    /// Tries again after the usual time.
+    pub(crate) fn save_later(&mut self, now: i64) {
+        (self.save_now, self.saved_at) = (false, now);
+    }
+
     /// Whether the state should be saved when the batch ends.
     pub(crate) fn is_save_due(&self, now: i64) -> bool {
         self.save_now || (self.unsaved && now - self.saved_at >= SAVE_INTERVAL)

@@ -1,6 +1,8 @@
 //! A stream and its consumers: who is served when, and which messages go because everybody is done with them.
 
 use super::{Retention, Stream};
+use ostler_broker_store::Error;
+
 use crate::advisory::{Action, Advisory, ConsumerAction, Unwanted};
 use crate::bus::{Bus, Incoming};
 use crate::consumer::{AckKind, AckSubject, CONSUMER_PREFIX, Consumer, Ground};
@@ -69,13 +71,17 @@ impl Stream {
         self.wake |= !self.consumers.is_empty();
     }
 
-    /// Saves the states that are due; what the disk refuses is tried again.
-    pub(super) fn save_consumers(&mut self, now: i64) {
+    /// Saves the states that are due; what the disk refuses is tried again later.
+    pub(super) fn save_consumers(&mut self, now: i64) -> Result<(), Error> {
+        let mut outcome = Ok(());
         for consumer in self.consumers.values_mut().filter(|consumer| consumer.is_save_due(now)) {
-            if consumer.save_state(&mut self.store, now).is_err() {
-                self.dirty = true;
+            let saved = consumer.save_state(&mut self.store, now);
+            if saved.is_err() {
+                consumer.save_later(now);
             }
+            outcome = outcome.and(saved);
         }
+        outcome
     }
 
     /// When something has to be done for a consumer.

@@ -275,12 +275,18 @@ impl Stream {
             self.done_unwritten.push(seq);
         }
         self.dirty = false;
-        if let Err(error) = self.store.write_out() {
-            self.write_failed(&error, bus);
-            return None;
+        let written = self.store.write_out();
+        if written.is_ok() {
+            self.done_unwritten.clear();
         }
-        self.done_unwritten.clear();
-        self.save_consumers(now);
+        // Who asked to be told that a state is saved is not told when it is not.
+        match written.and_then(|()| self.save_consumers(now)) {
+            Ok(()) => self.acks.written(),
+            Err(error) => {
+                self.write_failed(&error, bus);
+                self.dirty = false;
+            }
+        }
         if self.durability != Durability::Group {
             self.acks.release(bus);
             return None;
@@ -348,7 +354,13 @@ impl Stream {
             Error::NotDurable { durable, .. } => *durable,
             _ => self.store.last_seq(),
         };
-        self.acks.refuse(kept, &disk_refusal(error), covered_too, bus);
+        let reason = disk_refusal(error);
+        if covered_too || matches!(error, Error::NotDurable { .. }) {
+            self.acks.refuse_above(kept, &reason, bus);
+        } else {
+            self.acks.refuse_unwritten(kept, &reason, bus);
+        }
+        self.dirty = true;
         self.dedupe.forget_above(kept);
         self.age_cursor = 0;
         self.recount();
