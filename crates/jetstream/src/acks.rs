@@ -175,7 +175,7 @@ impl AckQueue {
             Kind::Text { refused_as: Some(kind) } => publish(bus, reply, b"", &refusal(kind, reason)),
             Kind::Text { refused_as: None } => {}
             Kind::Stored | Kind::Duplicate => {
-                publish(bus, reply, b"", &refused_publish(&self.stream, reason))
+                publish(bus, reply, b"", &refused_publish(&self.stream, reason));
             }
         }
     }

@@ -110,6 +110,26 @@ impl Advisory for Nak<'_> {
     }
 }
 
+/// A message was acknowledged: said of as many in a hundred as the consumer's configuration wants.
+#[derive(Serialize)]
+pub(crate) struct AckSample<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) consumer: &'a str,
+    pub(crate) consumer_seq: u64,
+    pub(crate) stream_seq: u64,
+    /// Nanoseconds from the delivery.
+    pub(crate) ack_time: i64,
+    pub(crate) deliveries: u64,
+}
+
+impl Advisory for AckSample<'_> {
+    const KIND: &'static str = "metric.v1.consumer_ack";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.METRIC.CONSUMER.ACK.{}.{}", self.stream, self.consumer)
+    }
+}
+
 /// What was done to a stream or consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -48,9 +48,8 @@
 //! # Known limits
 //!
 //! Not there yet: mirrors and sources, subject transforms, atomic and fast batches, counters, message schedules,
-//! snapshots, priority groups, replay at the original pace, consumer reset, sampled acknowledgement metrics. A
-//! configuration that asks for one is refused, naming it; a sampling frequency is kept and has no effect, as have
-//! compression and placement. One account.
+//! snapshots, priority groups, replay at the original pace, consumer reset. A configuration that asks for one is
+//! refused, naming it. Compression and placement are kept and have no effect. One account.
 #![forbid(unsafe_code)]
 
 mod acks;

@@ -188,3 +188,21 @@ fn who_waits_is_told_that_the_consumer_is_gone() {
     let sent = rig.ask("$JS.API.CONSUMER.DELETE.S.c", "");
     assert!(sent.iter().any(|sent| sent.headers == "NATS/1.0 409 Consumer Deleted||"), "{sent:?}");
 }
+
+#[test]
+fn acknowledgements_are_sampled_when_asked_for() {
+    for (frequency, samples) in [("100%", 1), ("0", 0)] {
+        let mut rig = rig(1, &format!(r#"{EXPLICIT},"sample_freq":"{frequency}""#));
+        let sent = next(&mut rig, "");
+        rig.now += 5 * MILLISECOND;
+        let told = ack(&mut rig, &sent[0], "");
+        let told: Vec<_> =
+            told.iter().filter(|sent| sent.to == "$JS.EVENT.METRIC.CONSUMER.ACK.S.c").collect();
+        assert_eq!(told.len(), samples, "{frequency}");
+        for sample in told {
+            let sample: serde_json::Value = serde_json::from_str(&sample.payload).unwrap();
+            assert_eq!(sample["type"], "io.nats.jetstream.metric.v1.consumer_ack");
+            assert!(sample["ack_time"].as_i64().unwrap() >= 5 * MILLISECOND, "{sample}");
+        }
+    }
+}

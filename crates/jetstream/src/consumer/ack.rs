@@ -95,6 +95,8 @@ fn delay(text: &[u8]) -> Option<i64> {
 pub(crate) struct Acked {
     /// Messages that this consumer is done with.
     pub(crate) done: Vec<u64>,
+    /// How long the last of them was out, in nanoseconds.
+    pub(crate) took: i64,
     /// Whether the sender may be told.
     pub(crate) taken: bool,
 }
@@ -109,7 +111,8 @@ impl Consumer {
         let mut acked = Acked { taken: true, ..Acked::default() };
         match self.config.ack_policy {
             AckPolicy::Explicit => {
-                if self.pending.remove(ack.seq).is_some() {
+                if let Some(entry) = self.pending.remove(ack.seq) {
+                    acked.took = now - (entry.due - self.config.wait_after(entry.count));
                     acked.done.push(ack.seq);
                 }
             }

@@ -3,7 +3,7 @@
 use super::{Retention, Stream};
 use ostler_broker_store::Error;
 
-use crate::advisory::{Action, Advisory, ConsumerAction, Unwanted};
+use crate::advisory::{AckSample, Action, Advisory, ConsumerAction, Unwanted};
 use crate::bus::{Bus, Incoming};
 use crate::consumer::{AckKind, AckSubject, CONSUMER_PREFIX, Consumer, Ground};
 use crate::options::Context;
@@ -150,6 +150,18 @@ impl Stream {
             }
             AckKind::Working | AckKind::Unknown => consumer.working(ack, now),
         };
+        let percent = u64::from(consumer.config.sampling().unwrap_or(0));
+        if percent > 0 && !acked.done.is_empty() && context.salt() % 100 < percent {
+            let sample = AckSample {
+                stream: ack.stream,
+                consumer: ack.consumer,
+                consumer_seq: ack.delivery,
+                stream_seq: ack.seq,
+                ack_time: acked.took,
+                deliveries: ack.count,
+            };
+            sample.send(context, now, bus);
+        }
         self.wake = true;
         if let Some(request) = request {
             self.done_with(&acked.done);
