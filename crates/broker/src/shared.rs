@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::accounts::Accounts;
-use crate::auth::{Entry, Users};
+use crate::auth::{Entry, Turns, Users};
 use crate::ending::{Doors, Ending};
 use crate::limits::Limits;
 use crate::listen::Listening;
@@ -48,8 +48,8 @@ pub(crate) struct Shared {
     pub(crate) accounts: Accounts,
     /// Who is a connection without credential, by the name of its identity.
     no_auth_user: Option<String>,
-    /// One permit per hash that may be computed: they take a whole core for a tenth of a second each.
-    pub(crate) hashing: Semaphore,
+    /// Of the hashes that must be computed: they take a whole core for a tenth of a second each.
+    pub(crate) hashing: Arc<Turns>,
     pub(crate) ending: Ending,
     pub(crate) doors: watch::Sender<Doors>,
     event_ids: AtomicU64,
@@ -90,7 +90,7 @@ impl Shared {
             subscription_ids: AtomicU64::new(1),
             accounts: Accounts::new(&options.system_account),
             no_auth_user: options.no_auth_user.clone(),
-            hashing: Semaphore::new(hashes_at_a_time()),
+            hashing: Turns::new(hashes_at_a_time()),
             ending: Ending::default(),
             doors: watch::Sender::new(Doors::Open),
             event_ids: AtomicU64::new(1),

@@ -117,6 +117,19 @@ fn the_time_to_log_in_counts_while_waiting_for_a_hash() {
 }
 
 #[test]
+fn who_claims_to_be_nobody_does_not_keep_out_who_knows_the_secret() {
+    let (server, _users) = server(COST, Duration::from_secs(120));
+    let nobody = r#""verbose":false,"user":"nobody","pass":"s3cret""#;
+    let guess = r#""verbose":false,"auth_token":"a guess""#;
+    let guesses: Vec<Raw> =
+        (0..40).map(|n| Raw::connect_with(server.local_addr(), [nobody, guess][n % 2])).collect();
+    eventually("the first is refused", || server.stats().auth_failures > 0);
+    joe(&server, "s3cret").sync();
+    let waiting = guesses.iter().filter(|guess| is_waiting(guess)).count();
+    assert!(waiting > 20, "it came after {} of 40 guesses", 40 - waiting);
+}
+
+#[test]
 fn an_identity_that_goes_while_its_hash_is_computed_is_not_admitted() {
     let (server, users) = server(COST, Duration::from_secs(120));
     let mut logins: Vec<Raw> = (0..8).map(|_| joe(&server, "s3cret")).collect();

@@ -27,6 +27,8 @@ pub enum Credential {
     /// A name and a secret of which only the bcrypt hash is kept here: `$2a$`, `$2b$` or `$2y$`, cost 4 to 16.
     ///
     /// Checking takes about 100 ms at cost 11, on a thread that serves nobody else; the connection waits meanwhile.
+    /// Where many wait, addresses and the users claimed from them take turns, and who claims an unknown user, or has
+    /// another wrong secret, comes last: guessing does not keep others out.
     /// Give all identities the same cost: a refusal takes as long as the highest.
     BcryptPassword {
         /// The name the client gives, which need not be the identity's.

@@ -2,12 +2,13 @@
 //! is decided here at once, computing it ([`Challenge::answer`]) is for a thread that may block.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use bcrypt::HashParts;
 
-use super::Entry;
+use super::{Claimant, Entry};
 use crate::connect::Connect;
 use crate::error::InvalidIdentity;
 
@@ -53,6 +54,11 @@ impl Challenge {
     /// The same work for a client that is nobody: how long a refusal takes does not tell which users exist.
     pub(super) fn of_nobody(cost: u32, connect: &Connect) -> Self {
         Self { entry: None, secret: secret(connect), hash: format!("$2b${cost:02}${NOBODY}") }
+    }
+
+    /// On whose account it is computed, for a client at `address`.
+    pub(crate) fn claimant(&self, address: IpAddr) -> Claimant {
+        Claimant::new(address, self.entry.as_deref().map(|entry| &*entry.identity.name))
     }
 
     /// Computes the hash, which takes long, and returns who the client is.

@@ -3,6 +3,7 @@
 
 mod credential;
 mod hashed;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 pub use self::credential::Credential;
 use self::credential::has_signed;
 pub(crate) use self::hashed::Challenge;
+pub(crate) use self::turns::{Claimant, Turns};
 use crate::accounts::{GLOBAL_ACCOUNT, is_account};
 use crate::connect::Connect;
 use crate::error::InvalidIdentity;

@@ -164,7 +164,7 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
             match next {
                 Next::Read => break,
                 Next::Hash(challenge) => {
-                    let proved = compute(&shared, &link, challenge).await;
+                    let proved = compute(&shard, &link, challenge).await;
                     next = shard.borrow_mut().go_on(&link, proved);
                     continue;
                 }
@@ -192,12 +192,18 @@ pub(super) async fn gather(shard: Handle, path: String, reply: Vec<u8>) {
 
 /// Has a hash computed on a thread that serves nobody, when it is its turn. The time a client has to log in counts
 /// meanwhile; for one that is gone nothing is computed.
-async fn compute(shared: &Shared, link: &Link, challenge: Challenge) -> Option<Arc<Entry>> {
-    let _turn = shared.hashing.acquire().await.ok()?;
-    if link.is_closed() {
-        return None;
-    }
-    tokio::task::spawn_blocking(move || challenge.answer()).await.ok()?
+async fn compute(shard: &Handle, link: &Arc<Link>, challenge: Challenge) -> Option<Arc<Entry>> {
+    let (turns, address) = {
+        let mut shard = shard.borrow_mut();
+        (Arc::clone(&shard.shared.hashing), shard.conn(link)?.peer.ip())
+    };
+    let turn = turns.take(challenge.claimant(address), link).await?;
+    let computed = tokio::task::spawn_blocking(move || {
+        let entry = challenge.answer();
+        drop(turn);
+        entry
+    });
+    computed.await.ok()?
 }
 
 /// Waits for a socket that was full.
