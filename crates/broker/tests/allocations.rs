@@ -1,5 +1,6 @@
-//! Publishing and delivering allocates nothing per message: the allocations of the whole process are counted while
-//! messages go through a server. One test, because others in this process would be counted too.
+//! Publishing and delivering over plain sockets within one shard, to users without `allow_responses`, allocates nothing
+//! per message: the allocations of the whole process are counted while messages go through a server. Other transports,
+//! responders and ways between shards are not counted. One test, because others in this process would be counted too.
 //!
 //! The client side is raw sockets and buffers that are made before. Messages go in batches of different sizes, single
 //! ones as well: what is allocated per batch would show there.
