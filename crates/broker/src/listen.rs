@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ostler_broker_proto::codec::write_err;
+use ostler_broker_proto::codec::{write_err, write_info};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -176,7 +176,7 @@ pub(crate) async fn accept(listener: TcpListener, door: Door, shared: Arc<Shared
         let Some(shard) = shared.admit() else {
             tracing::warn!(%peer, "maximum connections exceeded");
             if door == Door::Clients {
-                tokio::task::spawn_local(turn_away(stream));
+                tokio::task::spawn_local(turn_away(Arc::clone(&shared), stream, peer));
             }
             continue;
         };
@@ -213,8 +213,10 @@ pub(crate) fn admit_pipe(shared: &Shared, end: End, trusted: Option<Arc<Entry>>)
     true
 }
 
-async fn turn_away(stream: TcpStream) {
+/// Says who speaks and why it may not stay: a client that is told the reason before INFO takes it for nonsense.
+async fn turn_away(shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
     let mut words = Vec::new();
+    write_info(&mut words, shared.info_before_anything(peer.ip()).as_bytes());
     write_err(&mut words, "maximum connections exceeded");
     let _ = timeout(TURN_AWAY_MAX, crate::shard::tasks::say_last(stream, words)).await;
 }

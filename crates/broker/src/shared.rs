@@ -1,7 +1,7 @@
 //! What the shards of one server have in common: the accounts, the identities, the inboxes. No socket, no
 //! connection.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::accounts::Accounts;
 use crate::auth::{Entry, Turns, Users};
+use crate::connect::{CLAIMED_VERSION, Info};
 use crate::ending::{Doors, Ending};
 use crate::limits::Limits;
 use crate::listen::Listening;
@@ -95,6 +96,36 @@ impl Shared {
             doors: watch::Sender::new(Doors::Open),
             event_ids: AtomicU64::new(1),
         }
+    }
+
+    /// INFO for a client that is no connection and will be none.
+    pub(crate) fn info_before_anything(&self, client: IpAddr) -> String {
+        #[cfg(feature = "tls")]
+        let allows_plain = self.listening.tls().map(|tls| tls.allows_plain);
+        #[cfg(not(feature = "tls"))]
+        let allows_plain = None;
+        let info = Info {
+            server_id: &self.server_id,
+            server_name: &self.server_name,
+            version: CLAIMED_VERSION,
+            proto: 1,
+            host: self.listen.ip(),
+            port: self.listen.port(),
+            headers: true,
+            tls_required: allows_plain == Some(false),
+            tls_verify: false,
+            tls_available: allows_plain == Some(true),
+            max_payload: self.limits().payload_bytes_max,
+            client_id: self.next_client_id(),
+            client_ip: client,
+            auth_required: self.auth_required(),
+            nonce: None,
+            ldm: self.is_lame_duck(),
+            connect_info: false,
+            remote_account: None,
+            acc_is_sys: false,
+        };
+        serde_json::to_string(&info).expect("INFO has string keys and plain values only")
     }
 
     pub(crate) fn next_client_id(&self) -> u64 {
