@@ -122,7 +122,10 @@ impl Subscription {
     ///
     /// Cancel-safe: a message is either returned or still there.
     #[inline]
-    #[expect(clippy::should_implement_trait, reason = "it waits; an iterator cannot, and a stream calls it the same")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it waits; an iterator cannot, and a stream calls it the same"
+    )]
     pub fn next(&mut self) -> impl Future<Output = Option<Message>> + Send {
         poll_fn(|cx| self.poll_next(cx))
     }
