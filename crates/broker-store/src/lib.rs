@@ -49,20 +49,22 @@
 //! # Known limits
 //!
 //! Opening takes time in proportion to the bytes stored, not only to what changed since the last time. A stream needs 16
-//! bytes of memory per message and about 100 per subject. Whole directories that are lost cannot be noticed here. There
-//! is no lock: one process opens a directory at a time.
+//! bytes of memory per message and about 100 per subject. Whole directories that are lost cannot be noticed here. One
+//! process uses a directory at a time: who opens stores holds a [`DirLock`] on the directory above them.
 #![forbid(unsafe_code)]
 
 pub mod disk;
 mod error;
 mod format;
 mod index;
+mod lock;
 mod message;
 mod report;
 mod selection;
 mod store;
 
 pub use error::Error;
+pub use lock::{DirLock, LockError};
 pub use message::{Message, NewMessage, State};
 pub use report::{Finding, Report, Severity};
 pub use selection::Selection;
