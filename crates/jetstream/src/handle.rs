@@ -244,7 +244,7 @@ impl JetStream {
         let mut stream = self.remove(name).ok_or_else(ApiError::stream_not_found)?;
         stream.remove_consumers(asked.now, bus, &self.context);
         StreamAction { stream: name, action: Action::Delete }.send(&self.context, asked.now, bus);
-        stream.destroy().map_err(|error| ApiError::stream_delete(error.to_string()))?;
+        stream.destroy(&self.context).map_err(|error| ApiError::stream_delete(error.to_string()))?;
         Ok(Deleted { success: true })
     }
 

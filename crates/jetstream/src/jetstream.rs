@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::Finding;
@@ -135,27 +136,22 @@ impl JetStream {
 
     fn recover(&mut self, now: i64) -> Result<Vec<Recovered>, OpenError> {
         let dir = self.context.streams_dir();
+        let disk = Arc::clone(&self.context.disk);
         let failed = |source| OpenError::Directory { path: dir.clone(), source };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
-        let mut names = Vec::new();
-        for entry in std::fs::read_dir(&dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.file_type().map_err(failed)?.is_dir() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
+        disk.create_dir(&dir).map_err(failed)?;
+        let mut names = disk.list_dirs(&dir).map_err(failed)?;
         names.sort();
         let mut recovered = Vec::new();
         for name in names {
             let path = dir.join(&name);
             if name.starts_with(DELETED_PREFIX) {
-                std::fs::remove_dir_all(&path).map_err(failed)?;
+                disk.remove_tree(&path).map_err(failed)?;
                 continue;
             }
             let opened = match Stream::open(&path, now, &self.context) {
                 Ok(opened) => opened,
                 // Created, and nothing more before a crash: nobody was told that it is there.
-                Err(ostler_broker_store::Error::Missing { .. }) if std::fs::remove_dir(&path).is_ok() => {
+                Err(ostler_broker_store::Error::Missing { .. }) if disk.remove_dir(&path).is_ok() => {
                     continue;
                 }
                 Err(error) => {

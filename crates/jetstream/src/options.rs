@@ -29,7 +29,7 @@ pub struct Options {
     pub durability: Durability,
     /// The version clients are told, as nats-server's.
     pub version: String,
-    /// What the files of streams are on. Default: the operating system's disk, which always has the directories.
+    /// What the files of streams are on. Default: the operating system's disk.
     pub disk: Arc<dyn Disk>,
     /// Whatever is different at every start: ids are made from it.
     pub seed: u64,

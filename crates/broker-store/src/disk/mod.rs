@@ -32,11 +32,38 @@ pub trait Disk: Debug + Send + Sync {
     /// [`io::ErrorKind::NotFound`] and whatever the operating system says.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
 
-    /// Creates a directory and those above it; one that exists is fine.
+    /// Creates a directory and those above it, durably; one that exists is fine.
     ///
     /// # Errors
     /// Whatever the operating system says.
     fn create_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Whether there is such a directory.
+    fn is_dir(&self, dir: &Path) -> bool;
+
+    /// The names of the directories in a directory, in no order.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] and whatever the operating system says.
+    fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Renames a directory within the one it is in, to a name that is free. Not durable before [`Disk::sync_dir`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] and whatever the operating system says.
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a directory that has nothing in it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::DirectoryNotEmpty`] and whatever the operating system says.
+    fn remove_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Removes a directory with everything in it, in no order: a crash may leave any part of it.
+    ///
+    /// # Errors
+    /// Whatever the operating system says; a part may be gone.
+    fn remove_tree(&self, dir: &Path) -> io::Result<()>;
 
     /// Makes creations, renames and removals in a directory durable.
     ///

@@ -5,7 +5,7 @@
 //! a volatile cache may do. Names work the same way: creations, renames and removals since the directory's last sync
 //! may or may not have happened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +34,9 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     /// Names changed since the directory was synced, in order.
-    pending_names: Vec<(PathBuf, Option<usize>)>,
+    pending_names: Vec<Naming>,
+    /// Directories that may hold nothing. They are durable at once, as the store asks for it.
+    dirs: BTreeSet<PathBuf>,
     /// Operations so far: the moments a crash test can choose from.
     operations: u64,
     /// Bytes that may still be written, when limited.
@@ -49,6 +51,55 @@ struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
+}
+
+/// A change of a directory.
+#[derive(Debug, Clone)]
+enum Naming {
+    File(PathBuf, usize),
+    Gone(PathBuf),
+    Moved { from: PathBuf, to: PathBuf },
+}
+
+impl Naming {
+    /// What changes its name, and in which directory.
+    fn path(&self) -> &Path {
+        match self {
+            Self::File(path, _) | Self::Gone(path) | Self::Moved { to: path, .. } => path,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::File(path, inode) => {
+                names.insert(path.clone(), *inode);
+            }
+            Self::Gone(path) => {
+                names.remove(path);
+            }
+            Self::Moved { from, to } => {
+                let inside: Vec<PathBuf> =
+                    names.keys().filter(|path| path.starts_with(from)).cloned().collect();
+                for path in inside {
+                    if let Some(inode) = names.remove(&path) {
+                        names.insert(moved(&path, from, to), inode);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What it is called after the directory above it was renamed.
+    fn follow(&mut self, from: &Path, to: &Path) {
+        match self {
+            Self::File(path, _) | Self::Gone(path) if path.starts_with(from) => *path = moved(path, from, to),
+            _ => {}
+        }
+    }
+}
+
+fn moved(path: &Path, from: &Path, to: &Path) -> PathBuf {
+    path.strip_prefix(from).map_or_else(|_| path.to_owned(), |rest| to.join(rest))
 }
 
 #[derive(Debug, Clone)]
@@ -100,12 +151,18 @@ impl SimulatedDisk {
             },
         };
         let mut names = state.durable_names.clone();
-        for (path, inode) in &state.pending_names {
-            if choose(1) == 1 {
-                match inode {
-                    Some(inode) => names.insert(path.clone(), *inode),
-                    None => names.remove(path),
-                };
+        let mut dirs = state.dirs.clone();
+        for naming in &state.pending_names {
+            let kept = choose(1) == 1;
+            match naming {
+                Naming::Moved { from, to } if !kept => {
+                    // What is running saw it moved; the disk did not. It never happened to what is inside either.
+                    if dirs.remove(to) {
+                        dirs.insert(from.clone());
+                    }
+                }
+                naming if kept => naming.apply(&mut names),
+                _ => {}
             }
         }
         let files = state
@@ -133,6 +190,7 @@ impl SimulatedDisk {
             files,
             names: names.clone(),
             durable_names: names,
+            dirs,
             ..State::default()
         })))
     }
@@ -174,6 +232,14 @@ impl State {
         Ok(())
     }
 
+    /// What makes a change of names durable.
+    fn make_durable(&mut self, naming: &Naming) {
+        naming.apply(&mut self.durable_names);
+        if let Naming::Moved { from, to } = naming {
+            self.pending_names.iter_mut().for_each(|pending| pending.follow(from, to));
+        }
+    }
+
     fn find(&self, path: &Path) -> io::Result<usize> {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -190,7 +256,7 @@ impl Disk for SimulatedDisk {
                 let inode = state.files.len();
                 state.files.push(Inode::default());
                 state.names.insert(path.to_owned(), inode);
-                state.pending_names.push((path.to_owned(), Some(inode)));
+                state.pending_names.push(Naming::File(path.to_owned(), inode));
                 inode
             }
         };
@@ -207,23 +273,75 @@ impl Disk for SimulatedDisk {
         Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
     }
 
-    fn create_dir(&self, _: &Path) -> io::Result<()> {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if !state.dirs.contains(dir) {
+            state.operate()?;
+            state.dirs.extend(dir.ancestors().map(Path::to_owned));
+        }
         Ok(())
+    }
+
+    fn is_dir(&self, dir: &Path) -> bool {
+        let state = self.state();
+        state.dirs.contains(dir) || state.names.keys().any(|path| path != dir && path.starts_with(dir))
+    }
+
+    fn list_dirs(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        let of_files = state.names.keys().filter_map(|path| path.parent());
+        let inside = |path: &Path| Some(path.strip_prefix(dir).ok()?.iter().next()?.to_str()?.to_owned());
+        let names: BTreeSet<String> =
+            state.dirs.iter().map(PathBuf::as_path).chain(of_files).filter_map(inside).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    fn rename_dir(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if !self.is_dir(from) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let mut state = self.state();
+        state.operate()?;
+        let naming = Naming::Moved { from: from.to_owned(), to: to.to_owned() };
+        naming.apply(&mut state.names);
+        state.dirs.remove(from);
+        state.dirs.insert(to.to_owned());
+        state.pending_names.push(naming);
+        Ok(())
+    }
+
+    fn remove_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if state.names.keys().any(|path| path.starts_with(dir)) {
+            return Err(io::ErrorKind::DirectoryNotEmpty.into());
+        }
+        state.operate()?;
+        state.dirs.remove(dir);
+        Ok(())
+    }
+
+    fn remove_tree(&self, dir: &Path) -> io::Result<()> {
+        let files: Vec<PathBuf> = {
+            let state = self.state();
+            state.names.keys().filter(|path| path.starts_with(dir)).cloned().collect()
+        };
+        for file in files {
+            self.unlink(&file)?;
+        }
+        self.remove_dir(dir)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.state();
         state.operate()?;
-        let pending = std::mem::take(&mut state.pending_names);
-        for (path, inode) in pending {
-            if path.parent() != Some(dir) {
-                state.pending_names.push((path, inode));
-                continue;
+        let mut at = 0;
+        while at < state.pending_names.len() {
+            if state.pending_names[at].path().parent() == Some(dir) {
+                let naming = state.pending_names.remove(at);
+                state.make_durable(&naming);
+            } else {
+                at += 1;
             }
-            match inode {
-                Some(inode) => state.durable_names.insert(path, inode),
-                None => state.durable_names.remove(&path),
-            };
         }
         Ok(())
     }
@@ -234,8 +352,8 @@ impl Disk for SimulatedDisk {
         let inode = state.find(from)?;
         state.names.remove(from);
         state.names.insert(to.to_owned(), inode);
-        state.pending_names.push((to.to_owned(), Some(inode)));
-        state.pending_names.push((from.to_owned(), None));
+        state.pending_names.push(Naming::File(to.to_owned(), inode));
+        state.pending_names.push(Naming::Gone(from.to_owned()));
         Ok(())
     }
 
@@ -244,7 +362,7 @@ impl Disk for SimulatedDisk {
         state.operate()?;
         state.find(path)?;
         state.names.remove(path);
-        state.pending_names.push((path.to_owned(), None));
+        state.pending_names.push(Naming::Gone(path.to_owned()));
         Ok(())
     }
 }

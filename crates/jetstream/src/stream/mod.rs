@@ -94,7 +94,7 @@ impl Stream {
             Storage::Memory => (Store::memory(options), None),
             Storage::File => {
                 let dir = context.stream_dir(&config.name);
-                if dir.exists() {
+                if context.disk.is_dir(&dir) {
                     return Err(ApiError::stream_create(format!(
                         "{} holds a stream that could not be opened; repair it or move it away",
                         dir.display()
@@ -117,7 +117,7 @@ impl Stream {
             Err(error) => {
                 let refusal = failed(error);
                 // What is left behind would come back as a stream after a restart.
-                let _ = stream.destroy();
+                let _ = stream.destroy(context);
                 Err(refusal)
             }
         }
@@ -466,18 +466,19 @@ impl Stream {
     }
 
     /// Forgets the stream and everything in it.
-    pub(crate) fn destroy(self) -> std::io::Result<()> {
+    pub(crate) fn destroy(self, context: &Context) -> std::io::Result<()> {
         drop(self.store);
         let Some(dir) = self.dir else { return Ok(()) };
         // The name goes first, in one step: half a stream must not come back after a crash.
         let grave = dir.with_file_name(format!("{DELETED_PREFIX}{}", self.created.nanos().unwrap_or(0)));
-        match std::fs::rename(&dir, &grave) {
-            Ok(()) => {}
+        match context.disk.rename_dir(&dir, &grave) {
+            // Durably, as who asked for it is told that it is gone.
+            Ok(()) => context.disk.sync_dir(&context.streams_dir())?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         }
         // What is left of it is removed when the server starts again.
-        let _ = std::fs::remove_dir_all(&grave);
+        let _ = context.disk.remove_tree(&grave);
         Ok(())
     }
 }
