@@ -29,6 +29,11 @@ pub(crate) struct Asked<'a> {
 impl JetStream {
     /// Takes a message on `$JS.>`; false when it is none of ours.
     pub(crate) fn on_reserved(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) -> bool {
+        // First, because they are as many as messages.
+        if message.subject.starts_with(b"$JS.ACK.") {
+            self.on_ack(message, now, bus);
+            return true;
+        }
         let asked = Asked { message, now };
         if let Some(rest) = self.api_subject(message.subject) {
             // Without a way to answer a request has no effect either, as in nats-server.
@@ -36,10 +41,6 @@ impl JetStream {
                 self.api.total += 1;
                 self.carry_out(command, asked, bus);
             }
-            return true;
-        }
-        if message.subject.starts_with(b"$JS.ACK.") {
-            self.on_ack(message, now, bus);
             return true;
         }
         if message.subject.starts_with(b"$JS.FC.") {

@@ -1,7 +1,7 @@
 //! The whole: which streams there are, which message goes to which, and the calls the broker makes. What a command
 //! does is in [`handle`](crate::handle).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,11 +11,10 @@ use ostler_broker_store::Finding;
 use crate::api::{AccountInfo, ApiCounts, Strictness};
 use crate::bus::{Bus, Incoming};
 use crate::options::{API_LEVEL, Context, Options};
+use crate::routes::Routes;
 use crate::stream::{DELETED_PREFIX, Storage, Stream};
 use crate::time::SECOND;
 
-/// Subjects whose stream is remembered; more begin anew.
-const ROUTES_REMEMBERED: usize = 4096;
 /// How often streams in files give space back.
 const MAINTENANCE: i64 = 10 * SECOND;
 
@@ -96,10 +95,9 @@ pub struct JetStream {
     /// By number; a number is not given out again, so that a late sync finds its stream or none.
     pub(crate) streams: Vec<Option<Box<Stream>>>,
     pub(crate) names: BTreeMap<String, usize>,
-    routes: Vec<(Filter, usize)>,
-    remembered: HashMap<Box<[u8]>, usize>,
+    routes: Routes,
     changes: Vec<RouteChange>,
-    touched: Vec<usize>,
+    touched: Touched,
     maintenance: i64,
     /// The time of the last call that said it.
     now: i64,
@@ -121,10 +119,9 @@ impl JetStream {
             options,
             streams: Vec::new(),
             names: BTreeMap::new(),
-            routes: Vec::new(),
-            remembered: HashMap::new(),
+            routes: Routes::default(),
             changes: Vec::new(),
-            touched: Vec::new(),
+            touched: Touched::default(),
             maintenance: now + MAINTENANCE,
             now,
             api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
@@ -197,7 +194,7 @@ impl JetStream {
         if message.subject.starts_with(b"$JS.") && self.on_reserved(message, now, bus) {
             return;
         }
-        if let Some(id) = self.stream_of(message.subject) {
+        if let Some(id) = self.routes.find(message.subject) {
             self.touch(id);
             if let Some(stream) = self.stream_mut(id) {
                 stream.publish(message, now, bus);
@@ -209,7 +206,7 @@ impl JetStream {
     /// that others wait for are handed out. Give the result of each to [`JetStream::synced`].
     pub fn end_of_batch(&mut self, bus: &mut impl Bus) -> Vec<SyncJob> {
         let mut jobs = Vec::new();
-        for id in std::mem::take(&mut self.touched) {
+        while let Some(id) = self.touched.take() {
             let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
             let job = stream.end_of_batch(self.now, bus, &self.context);
             jobs.extend(job.map(|job| SyncJob { stream: id, job }));
@@ -331,34 +328,14 @@ impl JetStream {
     }
 
     pub(crate) fn add_routes(&mut self, subjects: &[String], id: usize) {
-        self.remembered.clear();
         for filter in subjects.iter().filter_map(|subject| Filter::parse(subject).ok()) {
             self.changes.push(RouteChange::Add(filter.clone()));
-            self.routes.push((filter, id));
+            self.routes.add(filter, id);
         }
     }
 
     pub(crate) fn remove_routes(&mut self, id: usize) {
-        self.remembered.clear();
-        let changes = &mut self.changes;
-        self.routes.retain(|(filter, of)| {
-            if *of == id {
-                changes.push(RouteChange::Remove(filter.clone()));
-            }
-            *of != id
-        });
-    }
-
-    fn stream_of(&mut self, subject: &[u8]) -> Option<usize> {
-        if let Some(id) = self.remembered.get(subject) {
-            return Some(*id);
-        }
-        let (_, id) = self.routes.iter().find(|(filter, _)| filter.matches(subject))?;
-        if self.remembered.len() >= ROUTES_REMEMBERED {
-            self.remembered.clear();
-        }
-        self.remembered.insert(subject.into(), *id);
-        Some(*id)
+        self.changes.extend(self.routes.remove(id).into_iter().map(RouteChange::Remove));
     }
 
     pub(crate) fn stream_mut(&mut self, id: usize) -> Option<&mut Stream> {
@@ -376,8 +353,31 @@ impl JetStream {
 
     /// Sees to it that the end of the batch looks at a stream.
     pub(crate) fn touch(&mut self, id: usize) {
-        if self.touched.last() != Some(&id) && !self.touched.contains(&id) {
-            self.touched.push(id);
+        self.touched.add(id);
+    }
+}
+
+/// The streams that the end of the batch looks at: each once, in the order in which they were touched.
+#[derive(Debug, Default)]
+struct Touched {
+    ids: VecDeque<usize>,
+    /// Whether a stream is among them.
+    is_in: Vec<bool>,
+}
+
+impl Touched {
+    fn add(&mut self, id: usize) {
+        if self.is_in.len() <= id {
+            self.is_in.resize(id + 1, false);
         }
+        if !std::mem::replace(&mut self.is_in[id], true) {
+            self.ids.push_back(id);
+        }
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        let id = self.ids.pop_front()?;
+        self.is_in[id] = false;
+        Some(id)
     }
 }

@@ -66,6 +66,7 @@ mod model;
 #[cfg(test)]
 mod nonsense;
 mod options;
+mod routes;
 mod stream;
 #[cfg(test)]
 mod testing;
