@@ -1,4 +1,7 @@
-//! Second opinions for the fuzz targets: the slowest way to say what matches what, and nothing of the product.
+//! Second opinions for the fuzz targets: the slowest way to say what matches what, and nothing of the product; and a
+//! JetStream that stands on nothing but memory.
+
+pub mod jetstream;
 
 /// Cuts at dots.
 pub fn tokens(subject: &[u8]) -> Vec<&[u8]> {
