@@ -49,7 +49,8 @@ impl Inboxes {
 }
 
 fn prefix_fault(prefix: &str) -> Option<&'static str> {
-    const OURS: [&str; 8] = ["agent", "agents", "tools", "captain", "dashboard", "channel", "task", "node"];
+    const OURS: [&str; 9] =
+        ["agent", "agents", "audit", "tools", "captain", "dashboard", "channel", "task", "node"];
     let first = prefix.split('.').next().unwrap_or_default();
     if !is_literal(prefix) {
         Some("it is not a subject without wildcards")

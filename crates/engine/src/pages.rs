@@ -66,5 +66,6 @@ fn info(state: &State) -> NodeInfo {
         agents_live: state.agents_live(),
         // Filled in when it is performed: reading the process table is not a decision.
         rss_bytes: 0,
+        audit: None,
     }
 }

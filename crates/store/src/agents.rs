@@ -189,7 +189,7 @@ fn last_run(connection: &Connection, agent: &AgentId) -> Result<Option<RunRow>, 
     }))
 }
 
-fn timestamp(micros: i64) -> Result<Timestamp, String> {
+pub(crate) fn timestamp(micros: i64) -> Result<Timestamp, String> {
     Timestamp::from_microsecond(micros).map_err(|error| error.to_string())
 }
 

@@ -1,4 +1,4 @@
-//! Ostler's SQLite database: desired state, runs, output and events. The only crate that names SQLite.
+//! Ostler's SQLite database: desired state, runs, output, events and the audit's chain. The only crate that names SQLite.
 //!
 //! # Theory of operation
 //!
@@ -12,10 +12,13 @@
 //! *Migrations* are numbered SQL files, applied in order in one transaction each; the number stands in
 //! `PRAGMA user_version`. A database from a newer version is refused, not touched.
 //!
+//! *The audit* is chained by hashes in the transaction that records the fact, and waits here until the bus keeps it.
+//!
 //! The queue to the writer is bounded ([`COMMITS_WAITING_MAX`]); when it is full, `commit` waits.
 #![forbid(unsafe_code)]
 
 mod agents;
+mod audit;
 mod error;
 mod events;
 mod migrate;
@@ -25,6 +28,7 @@ mod write;
 mod writer;
 
 pub use agents::{AgentRow, RunRow};
+pub use audit::{AUDIT_WAITING_MAX, AuditFact, WaitingEntry, audit_hash};
 pub use error::Error;
 pub use events::EventsQuery;
 pub use output::LogsQuery;

@@ -9,7 +9,10 @@ use rusqlite::{Connection, OpenFlags};
 use crate::Error;
 
 /// Every migration, oldest first; the version is the place in this list, from 1.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/0001_agents_runs_output_events.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../migrations/0001_agents_runs_output_events.sql"),
+    include_str!("../migrations/0002_audit.sql"),
+];
 
 /// How long a lock of another program is waited for before the caller is told.
 const BUSY_PATIENCE: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use ostler_wire::{AgentId, DesiredState, EventRecord, OutputMessage, RunId, StatusMessage, Timestamp};
 use rusqlite::Transaction;
 
-use crate::{AgentRow, Error, RunRow, agents, events, output};
+use crate::{AgentRow, AuditFact, Error, RunRow, agents, audit, events, output};
 
 /// One change of the database.
 #[derive(Debug, Clone)]
@@ -40,6 +40,17 @@ pub enum Write {
     },
     /// Events up to this number were published.
     Announced(u64),
+    /// Something the audit is to tell.
+    AppendAudit(Box<AuditFact>),
+    /// The bus keeps every audit entry up to this one.
+    AuditStored {
+        /// Its number.
+        seq: u64,
+        /// Its hash.
+        hash: String,
+    },
+    /// The bus knows more of the audit's chain than this database: a new chain begins.
+    RenewAudit(Timestamp),
 }
 
 impl Write {
@@ -57,6 +68,9 @@ impl Write {
             Self::AppendEvent(record) => events::append(transaction, record),
             Self::TrimEvents { up_to } => events::trim(transaction, *up_to),
             Self::Announced(seq) => events::set_announced(transaction, *seq),
+            Self::AppendAudit(fact) => audit::append(transaction, fact),
+            Self::AuditStored { seq, hash } => audit::stored(transaction, *seq, hash),
+            Self::RenewAudit(at) => audit::renew(transaction, *at),
         }
     }
 }

@@ -24,6 +24,7 @@
 
 mod agent;
 mod approval;
+mod audit;
 mod channel;
 mod control;
 mod dashboard;
@@ -43,6 +44,7 @@ mod tool;
 
 pub use agent::*;
 pub use approval::*;
+pub use audit::*;
 pub use channel::*;
 pub use control::*;
 pub use dashboard::*;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, NodeId, Timestamp};
+use crate::{AgentId, AuditStatus, NodeId, Timestamp};
 
 /// A node lives: `node.{node}.heartbeat`, every 15 s at least, whatever the heartbeat of its agents is. Who is not heard
 /// for a minute is gone.
@@ -42,6 +42,9 @@ pub struct NodeInfo {
     /// Resident memory of the daemon, in bytes; 0 where it cannot be read.
     #[serde(default)]
     pub rss_bytes: u64,
+    /// How its audit fares; absent when it keeps none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditStatus>,
 }
 
 /// Where a running daemon is found: the file `daemon.json` in its state directory, replaced at every start.

@@ -265,6 +265,30 @@ pub const SUBJECTS: &[SubjectRow] = &[
         "DownReply",
         "stop the daemon, with or without its agents",
     ),
+    row(
+        "audit.{node}.agent.{id}",
+        "engine → stream AUDIT",
+        Style::Publish,
+        "AuditEntry",
+        "",
+        "what happened to an agent, kept for good and chained by hashes",
+    ),
+    row(
+        "audit.{node}.node",
+        "engine → stream AUDIT",
+        Style::Publish,
+        "AuditEntry",
+        "",
+        "what happened to the node itself",
+    ),
+    row(
+        "$KV.OSTLER_DESIRED.{node}.{id}",
+        "engine → bucket OSTLER_DESIRED",
+        Style::Publish,
+        "DesiredAgent",
+        "",
+        "what is wanted of an agent; without a value: it was removed",
+    ),
     reserved(row(
         "agents.prompt.{agent}.{owner}.{name}",
         "caller → facade",
@@ -358,6 +382,8 @@ messages! {
     EventsReply true
     DownRequest true
     DownReply true
+    AuditEntry true
+    DesiredAgent true
     ErrorReply true
     Endpoint false
     RunSpec false

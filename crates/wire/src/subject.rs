@@ -160,6 +160,12 @@ pub enum Subject {
     NodeEvents(NodeId),
     /// `node.{node}.down`: request to stop the daemon.
     NodeDown(NodeId),
+    /// `audit.{node}.agent.{id}`: an entry of the audit stream about an agent.
+    AuditAgent(NodeId, AgentId),
+    /// `audit.{node}.node`: one about the node itself.
+    AuditNode(NodeId),
+    /// `$KV.OSTLER_DESIRED.{node}.{id}`: the key of an agent in the bucket of desired states.
+    Desired(NodeId, AgentId),
     /// `agents.{verb}.{agent}.{owner}.{name}`: the public Agent Protocol for NATS.
     Protocol(ProtocolVerb, AgentId, AgentId, AgentId),
 }
@@ -237,6 +243,16 @@ impl Subject {
         format!("agent.{agent}.>")
     }
 
+    /// `audit.{node}.>`: every audit entry of one node.
+    pub fn audit_of_node(node: &NodeId) -> String {
+        format!("audit.{node}.>")
+    }
+
+    /// `$KV.OSTLER_DESIRED.{node}.>`: the keys of all agents of one node.
+    pub fn desired_of_node(node: &NodeId) -> String {
+        format!("$KV.{}.{node}.>", crate::DESIRED_BUCKET)
+    }
+
     /// The inbox prefix of an agent's host. No agent's own inbox, `_INBOX.{id}`, can lie in it.
     pub fn host_inbox(agent: &AgentId) -> String {
         format!("_INBOX_HOST.{agent}")
@@ -294,6 +310,18 @@ impl Subject {
                     _ => return Err(unknown()),
                 }
             }
+            "audit" => match rest.split_once('.').ok_or_else(unknown)? {
+                (node, "node") => Self::AuditNode(NodeId::parse(node)?),
+                (node, rest) => {
+                    let agent = rest.strip_prefix("agent.").ok_or_else(unknown)?;
+                    Self::AuditAgent(NodeId::parse(node)?, AgentId::parse(agent)?)
+                }
+            },
+            "$KV" => {
+                let key = rest.strip_prefix(crate::DESIRED_BUCKET).and_then(|key| key.strip_prefix('.'));
+                let (node, agent) = key.and_then(|key| key.split_once('.')).ok_or_else(unknown)?;
+                Self::Desired(NodeId::parse(node)?, AgentId::parse(agent)?)
+            }
             "agents" => {
                 let mut tokens = rest.split('.');
                 let verb = match tokens.next() {
@@ -335,6 +363,9 @@ impl fmt::Display for Subject {
             Self::NodeAgents(id) => write!(f, "node.{id}.agents"),
             Self::NodeEvents(id) => write!(f, "node.{id}.events"),
             Self::NodeDown(id) => write!(f, "node.{id}.down"),
+            Self::AuditAgent(node, agent) => write!(f, "audit.{node}.agent.{agent}"),
+            Self::AuditNode(node) => write!(f, "audit.{node}.node"),
+            Self::Desired(node, agent) => write!(f, "$KV.{}.{node}.{agent}", crate::DESIRED_BUCKET),
             Self::Protocol(verb, agent, owner, name) => {
                 let verb = match verb {
                     ProtocolVerb::Prompt => "prompt",
@@ -376,7 +407,10 @@ mod tests {
             Subject::NodeInfo(node.clone()),
             Subject::NodeAgents(node.clone()),
             Subject::NodeEvents(node.clone()),
-            Subject::NodeDown(node),
+            Subject::NodeDown(node.clone()),
+            Subject::AuditAgent(node.clone(), agent.clone()),
+            Subject::AuditNode(node.clone()),
+            Subject::Desired(node, agent.clone()),
             Subject::Protocol(ProtocolVerb::Prompt, agent.clone(), agent.clone(), agent.clone()),
             Subject::Protocol(ProtocolVerb::Heartbeat, agent.clone(), agent.clone(), agent.clone()),
             Subject::Protocol(ProtocolVerb::Status, agent.clone(), agent.clone(), agent),

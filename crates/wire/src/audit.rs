@@ -1,0 +1,122 @@
+//! What is kept for good: the entries of the audit stream, their hash chain, and the bucket of desired states.
+//!
+//! An entry is a message on `audit.{node}.agent.{id}` or `audit.{node}.node`, stored in the stream [`AUDIT_STREAM`].
+//! Its hash is the SHA-256 of the payload as it was stored, byte for byte, in lower-case hexadecimal; it stands in the
+//! header [`AUDIT_HASH_HEADER`] and, as `prev`, in the entry that follows. Who changes, removes or inserts an entry
+//! breaks the chain there; whoever removes the last ones is told by the node, which knows how far its chain goes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentId, DesiredState, JsonMap, NodeId, SpawnRequest, Subject, Timestamp};
+
+/// The stream that holds the audit entries of all nodes of a bus.
+pub const AUDIT_STREAM: &str = "AUDIT";
+
+/// Every subject of [`AUDIT_STREAM`].
+pub const AUDIT_SUBJECTS: &str = "audit.>";
+
+/// The header with an entry's own hash.
+pub const AUDIT_HASH_HEADER: &str = "Ostler-Hash";
+
+/// The `prev` of a chain's first entry.
+pub const AUDIT_HASH_NONE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The key-value bucket of desired states; its keys are `{node}.{agent}`, its values [`DesiredAgent`].
+pub const DESIRED_BUCKET: &str = "OSTLER_DESIRED";
+
+/// The stream behind [`DESIRED_BUCKET`].
+pub const DESIRED_STREAM: &str = "KV_OSTLER_DESIRED";
+
+/// Every subject of [`DESIRED_STREAM`].
+pub const DESIRED_SUBJECTS: &str = "$KV.OSTLER_DESIRED.>";
+
+/// The header of a request that says who asks, as the asker tells it: `alice@box`. Nobody vouches for it; what the
+/// asker may ask is what the bus permits its credential.
+pub const BY_HEADER: &str = "Ostler-By";
+
+/// One entry of the audit stream.
+///
+/// Shape: compact JSON, stored and hashed as it is: whoever checks it hashes the payload and never writes it anew.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AuditEntry {
+    /// Counts the chain's entries, from 1 without a gap.
+    pub seq: u64,
+    /// Names the chain: a node has one for as long as it keeps its database.
+    pub chain: String,
+    /// The hash of the chain's entry before this one; 64 zeros in the first.
+    pub prev: String,
+    /// The node it happened at.
+    pub node: NodeId,
+    /// When it happened, which is before it was stored.
+    pub timestamp: Timestamp,
+    /// What, for a program: `command.stop`, `agent.state`, `tool.use`, `alert`, …
+    pub kind: String,
+    /// Whom it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// Who did it: `daemon`, `agent`, or who asked as the asker tells it ([`BY_HEADER`]); absent when nobody said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// What, for a person.
+    pub text: String,
+    /// The details, by kind.
+    #[serde(default, skip_serializing_if = "JsonMap::is_empty")]
+    pub details: JsonMap,
+}
+
+impl AuditEntry {
+    /// Where it is published.
+    pub fn subject(&self) -> Subject {
+        match &self.agent_id {
+            Some(agent) => Subject::AuditAgent(self.node.clone(), agent.clone()),
+            None => Subject::AuditNode(self.node.clone()),
+        }
+    }
+}
+
+/// What is wanted of an agent: the value of its key in [`DESIRED_BUCKET`]. A key without a value means: it was removed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct DesiredAgent {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// The node that looks after it.
+    pub node: NodeId,
+    /// Whether it is to run.
+    pub desired: DesiredState,
+    /// How it is to be run.
+    pub spawn: SpawnRequest,
+    /// When it was first configured.
+    pub created_at: Timestamp,
+}
+
+/// How the node's audit fares: part of [`crate::NodeInfo`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default)]
+pub struct AuditStatus {
+    /// The node's chain.
+    pub chain: String,
+    /// The number of its last entry; 0 when there is none.
+    pub seq: u64,
+    /// The number of the last entry that the stream acknowledged to have stored.
+    pub stored: u64,
+    /// That entry's hash: the stream must have it.
+    pub stored_hash: String,
+    /// Things that happened while too much waited, and that no entry tells.
+    pub lost: u64,
+    /// Why nothing is stored at the moment; absent when all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem_since: Option<Timestamp>,
+}
+
+impl AuditStatus {
+    /// Entries that wait in the node's database to be stored.
+    pub fn waiting(&self) -> u64 {
+        self.seq.saturating_sub(self.stored)
+    }
+}
