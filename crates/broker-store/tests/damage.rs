@@ -175,6 +175,30 @@ fn a_repair_keeps_what_can_be_read_and_is_quiet_afterwards() {
 }
 
 #[test]
+fn a_repair_ends_what_an_erasure_left_unfinished() {
+    let (disk, stored) = stream(Durability::Group, EndedBy::Kill);
+    let (path, content) = disk
+        .files()
+        .into_iter()
+        .find(|(path, content)| path.ends_with("00000001.seg") && content.len() > 60_000)
+        .unwrap();
+    let mut quiet = 0;
+    // The erased message is a small one: it is hit somewhere in here.
+    for place in (60_000..content.len()).step_by(3) {
+        let copy = disk.after(Crash::KeepAll);
+        let mut changed = content.clone();
+        changed[place] ^= 0x10;
+        copy.put(&path, Some(changed));
+        let report = repair(Arc::new(copy.clone()), Path::new(DIR)).unwrap();
+        quiet += usize::from(report.findings.iter().all(|finding| finding.severity == Severity::Info));
+        let again = check(Arc::new(copy.clone()), Path::new(DIR)).unwrap();
+        assert!(again.findings.is_empty(), "{place}: {again}");
+        assert!(again.messages as usize + 5 >= stored.len(), "{place}: {again}");
+    }
+    assert!(quiet > 0, "nothing hit the erased message");
+}
+
+#[test]
 fn damage_that_appears_while_it_is_open_is_found_by_the_reader() {
     let (disk, stored) = stream(Durability::Group, EndedBy::Close);
     let files = disk.files();

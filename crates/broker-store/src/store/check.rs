@@ -78,7 +78,20 @@ impl Store {
             }
             self.sync_now()?;
         }
+        self.finish_erasures()?;
         Ok(changed)
+    }
+
+    /// Overwrites again what was being overwritten, which takes a proof in the log and so another sync or two.
+    fn finish_erasures(&mut self) -> Result<(), Error> {
+        for _ in 0..3 {
+            if self.files.as_ref().is_none_or(|files| files.erasures.is_empty()) {
+                break;
+            }
+            self.maintain(0)?;
+            self.sync_now()?;
+        }
+        Ok(())
     }
 
     /// Renames the files of checkpoints that cannot be read.
