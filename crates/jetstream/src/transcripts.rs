@@ -191,3 +191,8 @@ fn messages_are_delivered_as_by_nats_server() {
 fn messages_are_pushed_as_by_nats_server() {
     replay("push");
 }
+
+#[test]
+fn subjects_are_transformed_as_by_nats_server() {
+    replay("transforms");
+}

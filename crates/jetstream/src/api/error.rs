@@ -88,14 +88,19 @@ refusals! {
     consumer_does_not_exist = 400 10149 "consumer does not exist";
     priority_policy_without_group = 400 10159 "Setting PriorityPolicy requires at least one PriorityGroup to be set";
     invalid_priority_group = 400 10160 "Provided priority group does not exist for this consumer";
+    empty_priority_group = 400 10161 "Group name cannot be an empty string";
+    bad_priority_group = 400 10162 "Valid priority group name must match A-Z, a-z, 0-9, -_/=)+ and may not exceed 16 characters";
     ttl_invalid = 400 10165 "invalid per-message TTL";
     ttl_disabled = 400 10166 "per-message TTL is disabled";
     counters_disabled = 400 10168 "message counters is disabled";
     atomic_disabled = 400 10174 "atomic publish is disabled";
+    push_with_priority_groups = 400 10178 "priority groups can not be used with push consumers";
     ack_wait_negative = 400 10183 "consumer ack wait needs to be positive";
     backoff_negative = 400 10184 "consumer backoff needs to be positive";
     schedules_disabled = 400 10188 "message schedules is disabled";
     missing_expected_sequence = 400 10193 "missing sequence for expected last sequence per subject";
+    groups_without_policy = 400 10196 "consumer can not have priority groups when policy is none";
+    pinned_ttl_without_policy = 400 10197 "PinnedTTL cannot be set when PriorityPolicy is none";
     batch_disabled = 400 10205 "batch publish is disabled";
 }
 
@@ -193,6 +198,16 @@ impl ApiError {
     /// A longer inactivity than the stream allows its consumers.
     pub fn inactive_threshold_excess(limit: &str) -> Self {
         Self::new(400, 10153, format!("consumer inactive threshold exceeds system limit of {limit}"))
+    }
+
+    /// What a subject transform is for is no filter.
+    pub fn transform_source(src: &str) -> Self {
+        Self::new(400, 10155, format!("stream transform source: invalid subject {src}"))
+    }
+
+    /// What a subject transform makes of it is no subject.
+    pub fn transform_destination(reason: impl std::fmt::Display) -> Self {
+        Self::new(400, 10156, format!("stream transform: {reason}"))
     }
 
     /// A feature that this server does not have; the text names it.

@@ -7,6 +7,8 @@ use ostler_broker_proto::subject;
 use ostler_broker_store::Durability;
 use serde::{Deserialize, Serialize};
 
+use super::source::StreamSource;
+use super::transform::{SubjectTransform, Transform};
 use crate::api::ApiError;
 use crate::time::{MILLISECOND, SECOND};
 
@@ -88,7 +90,7 @@ pub struct Republish {
     /// Which subjects; empty means all.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub src: String,
-    /// The subject it is published on: literal, or with one `>` for what `src` matched.
+    /// The subject it is published on, as in a [`SubjectTransform`].
     pub dest: String,
     /// Without the payload.
     #[serde(skip_serializing_if = "is_default")]
@@ -134,18 +136,15 @@ pub struct StreamConfig {
     /// Kept and without effect: there is one place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub placement: Option<serde_json::Value>,
-    /// Refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mirror: Option<serde_json::Value>,
-    /// Refused.
+    pub mirror: Option<StreamSource>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub sources: Vec<serde_json::Value>,
+    pub sources: Vec<StreamSource>,
     pub compression: Compression,
     #[serde(skip_serializing_if = "is_default")]
     pub first_seq: u64,
-    /// Refused.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub subject_transform: Option<serde_json::Value>,
+    pub subject_transform: Option<SubjectTransform>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub republish: Option<Republish>,
     pub allow_direct: bool,
@@ -233,7 +232,7 @@ impl StreamConfig {
             }
         }
         self.check_subjects()?;
-        self.check_republish()?;
+        self.check_transforms()?;
         self.durability(Durability::Group)?;
         self.metadata.retain(|key, _| !key.starts_with(SERVER_METADATA));
         Ok(self)
@@ -271,7 +270,6 @@ impl StreamConfig {
         let wanted = [
             (self.mirror.is_some(), "mirror"),
             (!self.sources.is_empty(), "sources"),
-            (self.subject_transform.is_some(), "subject_transform"),
             (self.allow_msg_counter, "allow_msg_counter"),
             (self.allow_atomic, "allow_atomic"),
             (self.allow_msg_schedules, "allow_msg_schedules"),
@@ -343,24 +341,29 @@ impl StreamConfig {
         Ok(())
     }
 
-    fn check_republish(&self) -> Result<(), ApiError> {
-        let Some(republish) = &self.republish else { return Ok(()) };
-        let dest = republish.dest.as_bytes();
-        if !subject::is_filter(dest)
-            || !(republish.src.is_empty() || subject::is_filter(republish.src.as_bytes()))
-        {
-            return Err(ApiError::stream_config("stream configuration for republish with invalid subject"));
+    fn check_transforms(&mut self) -> Result<(), ApiError> {
+        if let Some(transform) = &self.subject_transform {
+            if !transform.src.is_empty() && !subject::is_filter(transform.src.as_bytes()) {
+                return Err(ApiError::transform_source(&transform.src));
+            }
+            Transform::parse(&transform.src, &transform.dest).map_err(ApiError::transform_destination)?;
         }
+        let Some(republish) = &mut self.republish else { return Ok(()) };
+        if republish.src.is_empty() {
+            republish.src.push('>');
+        }
+        let dest = republish.dest.as_bytes();
         if self.subjects.iter().any(|own| subject::overlaps(own.as_bytes(), dest)) {
             return Err(ApiError::stream_config(
                 "stream configuration for republish destination forms a cycle",
             ));
         }
-        match tail_mapping(&republish.src, &republish.dest) {
-            Some(_) => Ok(()),
-            None => Err(ApiError::unsupported(
-                "a republish destination with other wildcards than one `>` at the end of both subjects",
-            )),
+        match Transform::parse(&republish.src, &republish.dest) {
+            Ok(_) if !republish.dest.is_empty() => Ok(()),
+            _ => Err(ApiError::stream_config(format!(
+                "stream configuration for republish with transform from '{}' to '{}' not valid",
+                republish.src, republish.dest
+            ))),
         }
     }
 
@@ -430,17 +433,6 @@ impl StreamConfig {
             u8::from(self.allow_msg_ttl || self.subject_delete_marker_ttl > 0)
         }
     }
-}
-
-/// Without whichever end they share: `foo.>` to `bar.>` is `("foo.", "bar.")`; a literal destination is `("", dest)`.
-pub(crate) fn tail_mapping<'a>(src: &'a str, dest: &'a str) -> Option<(&'a str, &'a str)> {
-    let src = if src.is_empty() { ">" } else { src };
-    if !subject::has_wildcard(dest.as_bytes()) {
-        return Some(("", dest));
-    }
-    let (src, dest) = (src.strip_suffix('>')?, dest.strip_suffix('>')?);
-    let literal = |prefix: &str| !subject::has_wildcard(prefix.trim_end_matches('.').as_bytes());
-    (literal(src) && literal(dest)).then_some((src, dest))
 }
 
 /// Whether it can stand in a subject and in a file system as one name.
@@ -516,13 +508,5 @@ mod tests {
     fn the_window_is_no_longer_than_messages_live() {
         let config: StreamConfig = serde_json::from_str(r#"{"name":"S","max_age":1000000000}"#).unwrap();
         assert_eq!(config.completed().unwrap().duplicate_window, SECOND);
-    }
-
-    #[test]
-    fn republish_maps_the_tail() {
-        assert_eq!(tail_mapping("", "rp.>"), Some(("", "rp.")));
-        assert_eq!(tail_mapping("foo.>", "bar.>"), Some(("foo.", "bar.")));
-        assert_eq!(tail_mapping("foo.*", "one"), Some(("", "one")));
-        assert_eq!(tail_mapping("foo.*", "bar.*"), None);
     }
 }

@@ -7,6 +7,8 @@ mod dedupe;
 mod expire;
 mod publish;
 mod read;
+mod source;
+mod transform;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,8 @@ pub use config::{
 pub(crate) use config::{
     DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, SERVER_METADATA, is_default, is_name, metadata_bytes,
 };
+pub use source::{External, StreamSource};
+pub use transform::SubjectTransform;
 
 use crate::acks::AckQueue;
 use crate::api::{ApiError, InfoRequest, Purge, StreamInfo, StreamState};
@@ -32,6 +36,7 @@ use crate::headers::PublishHeaders;
 use crate::options::Context;
 use crate::time::Time;
 use dedupe::Dedupe;
+use transform::Transform;
 
 /// The checkpoint that holds a stream's configuration.
 const META: &str = "stream";
@@ -59,6 +64,9 @@ pub(crate) struct Stream {
     durability: Durability,
     dir: Option<PathBuf>,
     dedupe: Dedupe,
+    /// What the configuration says, prepared.
+    transform: Option<Transform>,
+    republish: Option<Transform>,
     /// The id of the last message, if it had one.
     last_id: Option<Box<str>>,
     pub(crate) acks: AckQueue,
@@ -158,6 +166,8 @@ impl Stream {
         };
         Ok(Self {
             acks: AckQueue::new(&config.name, context.domain.as_deref()),
+            transform: prepared_transform(&config),
+            republish: prepared_republish(&config),
             config,
             created,
             store,
@@ -214,6 +224,8 @@ impl Stream {
         }
         self.durability = durability;
         self.store.set_durability(durability);
+        self.transform = prepared_transform(&self.config);
+        self.republish = prepared_republish(&self.config);
         self.age_cursor = 0;
         if self.config.max_msgs_per_subject != before.max_msgs_per_subject {
             self.enforce_all_subjects();
@@ -481,6 +493,16 @@ impl Stream {
         let _ = context.disk.remove_tree(&grave);
         Ok(())
     }
+}
+
+fn prepared_transform(config: &StreamConfig) -> Option<Transform> {
+    let rule = config.subject_transform.as_ref()?;
+    Transform::parse(&rule.src, &rule.dest).ok()
+}
+
+fn prepared_republish(config: &StreamConfig) -> Option<Transform> {
+    let rule = config.republish.as_ref()?;
+    Transform::parse(&rule.src, &rule.dest).ok()
 }
 
 /// Directories of deleted streams begin with this; no stream can be called so.

@@ -4,7 +4,7 @@
 use ostler_broker_proto::subject;
 use ostler_broker_store::{Erase, Error, NewMessage};
 
-use super::config::{Discard, Retention, tail_mapping};
+use super::config::{Discard, Retention};
 use super::{Stream, disk_refusal};
 use crate::api::ApiError;
 use crate::bus::{Bus, Incoming, publish};
@@ -46,6 +46,8 @@ enum Rollup {
 impl Stream {
     /// Stores a message or says why not; the answer comes when it is true.
     pub(crate) fn publish(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+        let transformed = self.transformed(message.subject);
+        let message = &Incoming { subject: transformed.as_deref().unwrap_or(message.subject), ..*message };
         let asked = PublishHeaders::read(message.headers);
         let last_on_subject = match &self.config.republish {
             Some(_) => self.store.last_on(message.subject, u64::MAX).unwrap_or(0),
@@ -64,6 +66,11 @@ impl Stream {
                 self.refuse(message.reply, &disk_refusal(&error), bus);
             }
         }
+    }
+
+    /// The subject it is stored under, when that is another one.
+    pub(super) fn transformed(&self, subject: &[u8]) -> Option<Vec<u8>> {
+        self.transform.as_ref()?.apply(subject, self.store.last_seq() + 1)
     }
 
     fn acknowledge(&mut self, reply: &[u8], seq: u64, duplicate: bool, bus: &mut impl Bus) {
@@ -340,21 +347,17 @@ impl Stream {
     }
 
     fn republish(&self, message: &Incoming<'_>, seq: u64, last: u64, now: i64, bus: &mut impl Bus) {
-        let Some(republish) = &self.config.republish else { return };
-        let src = if republish.src.is_empty() { ">" } else { &republish.src };
-        if !subject::matches(src.as_bytes(), message.subject) {
+        let Some((rule, transform)) = self.config.republish.as_ref().zip(self.republish.as_ref()) else {
             return;
-        }
-        let Some((from, to)) = tail_mapping(src, &republish.dest) else { return };
-        let rest = if republish.dest.ends_with('>') { &message.subject[from.len()..] } else { b"" };
-        let dest = [to.as_bytes(), rest].concat();
+        };
+        let Some(dest) = transform.apply(message.subject, seq) else { return };
         let mut headers = message.headers.to_vec();
         append(&mut headers, "Nats-Stream", &self.config.name);
         append(&mut headers, "Nats-Subject", String::from_utf8_lossy(message.subject));
         append(&mut headers, "Nats-Sequence", seq);
         append(&mut headers, "Nats-Time-Stamp", Time::from_nanos(now));
         append(&mut headers, "Nats-Last-Sequence", last);
-        let payload = if republish.headers_only {
+        let payload = if rule.headers_only {
             append(&mut headers, "Nats-Msg-Size", message.payload.len());
             b""
         } else {
