@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::snapshot::About;
 
 /// The version INFO claims, because clients switch features on by it: that of the nats-server whose core behaviour this
-/// is held to. What JetStream adds is announced by another key, `jetstream`, which is absent.
+/// is held to. Whether there is JetStream is announced by another key, `jetstream`.
 pub const CLAIMED_VERSION: &str = "2.15.0";
 
 /// INFO. Keys that do not apply are absent, not false (server.go `type Info`, omitempty).
@@ -22,6 +22,12 @@ pub(crate) struct Info<'a> {
     pub(crate) host: IpAddr,
     pub(crate) port: u16,
     pub(crate) headers: bool,
+    /// There are streams here.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) jetstream: bool,
+    /// The second name of JetStream's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) domain: Option<&'a str>,
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) tls_required: bool,
     /// The client must show a certificate.
@@ -151,6 +157,8 @@ mod tests {
             host: local,
             port: 4222,
             headers: true,
+            jetstream: false,
+            domain: None,
             tls_required: false,
             tls_verify: false,
             tls_available: false,
@@ -165,7 +173,7 @@ mod tests {
             acc_is_sys: false,
         };
         let json = serde_json::to_string(&info).unwrap();
-        for key in ["auth_required", "nonce", "connect_info", "tls", "acc"] {
+        for key in ["jetstream", "domain", "auth_required", "nonce", "connect_info", "tls", "acc"] {
             assert!(!json.contains(key), "{json}");
         }
     }

@@ -138,6 +138,12 @@ impl Shared {
         }
     }
 
+    /// Whether everybody was asked to end.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
     /// Has the listeners closed and the clients told; returns whether that is new.
     pub(crate) fn begin_lame_duck(&self) -> bool {
         if self.is_lame_duck() || self.doors.send_replace(Doors::Closed) == Doors::Closed {

@@ -5,6 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 
 use ostler_broker_proto::subject::InvalidSubject;
+#[cfg(feature = "jetstream")]
+use ostler_broker_store::LockError;
 
 /// Why [`Builder::start`](crate::Builder::start) did not give a server.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +36,10 @@ pub enum Error {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// The directory of the streams cannot be used. Fix it, or stop who holds it.
+    #[cfg(feature = "jetstream")]
+    #[error("cannot start JetStream")]
+    JetStream(#[source] JetStreamError),
     /// The system refused a thread, a timer or random bytes.
     #[error("cannot start a broker thread")]
     Start(#[source] io::Error),
@@ -46,10 +52,25 @@ impl Error {
             Self::Listen { source, .. } | Self::Monitor { source, .. } => {
                 source.kind() == io::ErrorKind::AddrInUse
             }
+            #[cfg(feature = "jetstream")]
+            Self::JetStream(error) => matches!(error, JetStreamError::InUse(LockError::Held { .. })),
             Self::Start(_) => true,
             Self::Option { .. } => false,
         }
     }
+}
+
+/// Why JetStream could not be started.
+#[cfg(feature = "jetstream")]
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JetStreamError {
+    /// The directory cannot be created, or the streams in it cannot be listed.
+    #[error(transparent)]
+    Open(#[from] ostler_jetstream::OpenError),
+    /// Another server has the directory, or it cannot be locked.
+    #[error(transparent)]
+    InUse(#[from] LockError),
 }
 
 fn remedy(source: &io::Error) -> &'static str {

@@ -60,6 +60,8 @@ mod connect;
 mod ending;
 mod error;
 mod in_process;
+#[cfg(feature = "jetstream")]
+pub mod jetstream;
 mod limits;
 mod link;
 mod listen;
@@ -82,8 +84,12 @@ mod websocket;
 pub use auth::{Credential, Identity, Users};
 pub use connect::CLAIMED_VERSION as COMPATIBLE_VERSION;
 pub use ending::LameDuck;
+#[cfg(feature = "jetstream")]
+pub use error::JetStreamError;
 pub use error::{Error, InvalidIdentity};
 pub use in_process::{InProcess, InProcessError, InProcessOptions, Login, Message, Pipe, Subscription};
+#[cfg(feature = "jetstream")]
+pub use jetstream::Options as JetStreamOptions;
 pub use limits::Limits;
 pub use monitor::MonitorAnswer;
 pub use options::Builder;

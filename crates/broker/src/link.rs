@@ -8,6 +8,9 @@ use tokio::sync::Notify;
 
 use crate::accounts::Account;
 
+/// The place of a link that is no connection: JetStream's.
+pub(crate) const NO_SLOT: usize = usize::MAX;
+
 /// The part of a connection that other shards see.
 #[derive(Debug)]
 pub(crate) struct Link {

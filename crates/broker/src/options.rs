@@ -8,6 +8,7 @@ use crate::auth::Users;
 use crate::error::Error;
 use crate::limits::Limits;
 use crate::server::Server;
+use crate::shared::Announced;
 
 /// The port registered for NATS.
 const DEFAULT_PORT: u16 = 4222;
@@ -33,6 +34,8 @@ pub struct Builder {
     pub(crate) monitor: Option<SocketAddr>,
     pub(crate) system_account: String,
     pub(crate) no_auth_user: Option<String>,
+    #[cfg(feature = "jetstream")]
+    pub(crate) jetstream: Option<ostler_jetstream::Options>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
     #[cfg(feature = "websocket")]
@@ -53,6 +56,8 @@ impl Default for Builder {
             monitor: None,
             system_account: SYSTEM_ACCOUNT.into(),
             no_auth_user: None,
+            #[cfg(feature = "jetstream")]
+            jetstream: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "websocket")]
@@ -72,6 +77,29 @@ impl Builder {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: crate::tls::Tls) -> Self {
         self.tls = Some(tls);
+        self
+    }
+
+    /// Switches JetStream on: streams, key-value and object stores for the account of everybody, `$G`. Default off.
+    ///
+    /// The directory of the options belongs to this server until it is shut down; a second one is refused it. Left as they
+    /// are, `seed` is replaced by a random one and `version` by the one that clients are told.
+    ///
+    /// ```
+    /// use ostler_broker::{JetStreamOptions, Server};
+    ///
+    /// # let dir = tempfile::tempdir()?;
+    /// let server = Server::builder()
+    ///     .listen("127.0.0.1:0".parse()?)
+    ///     .allow_anonymous()
+    ///     .jetstream(JetStreamOptions::new(dir.path()))
+    ///     .start()?;
+    /// assert_eq!(server.jetstream()?.map(|jetstream| jetstream.account.streams), Some(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "jetstream")]
+    pub fn jetstream(mut self, options: ostler_jetstream::Options) -> Self {
+        self.jetstream = Some(options);
         self
     }
 
@@ -216,7 +244,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Option`] for options that cannot be, before anything was bound; [`Error::Listen`] names the address
-    /// and what to do; [`Error::Start`] if the system gives no thread.
+    /// and what to do; `Error::JetStream` if its directory cannot be used; [`Error::Start`] if the system gives no thread.
     pub fn start(self) -> Result<Server, Error> {
         self.limits.check()?;
         #[cfg(feature = "tls")]
@@ -234,6 +262,15 @@ impl Builder {
             }
             _ => Server::start(&self),
         }
+    }
+
+    /// What is told of JetStream.
+    pub(crate) fn announced(&self) -> Announced {
+        #[cfg(feature = "jetstream")]
+        if let Some(options) = &self.jetstream {
+            return Announced { is_on: true, domain: options.domain.clone() };
+        }
+        Announced::default()
     }
 
     /// Ended connections to remember.

@@ -14,11 +14,14 @@ use crate::auth::{Entry, Users};
 use crate::ending::{self, LameDuck};
 use crate::error::Error;
 use crate::in_process::{InProcess, InProcessError, InProcessOptions, Login, Pipe};
+#[cfg(feature = "jetstream")]
+use crate::jetstream;
 use crate::limits::Limits;
 use crate::listen::{self, Door};
 #[cfg(feature = "monitor")]
 use crate::monitor::http::{self, Monitor};
 use crate::options::Builder;
+use crate::shard::Streams;
 use crate::shard::inbox::Envelope;
 use crate::shard::tasks;
 use crate::shared::Shared;
@@ -54,6 +57,8 @@ impl Server {
         let (listener, listen) = bind(options.listen)?;
         #[cfg(feature = "monitor")]
         let monitored = options.monitor.map(http::bind).transpose()?;
+        #[cfg(feature = "jetstream")]
+        let mut opened = options.jetstream.clone().map(jetstream::open).transpose()?;
         let shared = Arc::new(Shared::new(options, KeyPair::new_server().public_key(), listen));
         let server = Self {
             shared: Arc::clone(&shared),
@@ -71,8 +76,12 @@ impl Server {
             listeners.push((listener, Door::WebSockets));
         }
         for index in 0..shared.shards.len() {
+            #[cfg(feature = "jetstream")]
+            let streams = Streams::new(opened.take_if(|_| index == jetstream::OWNER));
+            #[cfg(not(feature = "jetstream"))]
+            let streams = Streams::default();
             // On an error `server` is dropped, which ends the threads that run already.
-            let thread = start_shard(index, Arc::clone(&shared), std::mem::take(&mut listeners))
+            let thread = start_shard(index, Arc::clone(&shared), std::mem::take(&mut listeners), streams)
                 .map_err(Error::Start)?;
             server.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
@@ -287,6 +296,7 @@ fn start_shard(
     index: usize,
     shared: Arc<Shared>,
     listeners: Vec<(TcpListener, Door)>,
+    streams: Streams,
 ) -> io::Result<JoinHandle<()>> {
     let (ready_tx, ready_rx) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("ostler-bus-{index}")).spawn(move || {
@@ -299,7 +309,7 @@ fn start_shard(
                 // The receiver waits for exactly this message.
                 let _ = ready_tx.send(Ok(()));
                 let _watch = ending::Watch(&ending);
-                runtime.block_on(tasks::run(index, shared, listeners));
+                runtime.block_on(tasks::run(index, shared, listeners, streams));
             }
             Err(error) => drop(ready_tx.send(Err(error))),
         }

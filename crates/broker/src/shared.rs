@@ -54,6 +54,14 @@ pub(crate) struct Shared {
     pub(crate) ending: Ending,
     pub(crate) doors: watch::Sender<Doors>,
     event_ids: AtomicU64,
+    pub(crate) jetstream: Announced,
+}
+
+/// What clients are told of JetStream before they ask.
+#[derive(Debug, Default)]
+pub(crate) struct Announced {
+    pub(crate) is_on: bool,
+    pub(crate) domain: Option<String>,
 }
 
 /// How to reach a shard from outside of it.
@@ -95,6 +103,7 @@ impl Shared {
             ending: Ending::default(),
             doors: watch::Sender::new(Doors::Open),
             event_ids: AtomicU64::new(1),
+            jetstream: options.announced(),
         }
     }
 
@@ -112,6 +121,8 @@ impl Shared {
             host: self.listen.ip(),
             port: self.listen.port(),
             headers: true,
+            jetstream: self.jetstream.is_on,
+            domain: self.jetstream.domain.as_deref(),
             tls_required: allows_plain == Some(false),
             tls_verify: false,
             tls_available: allows_plain == Some(true),

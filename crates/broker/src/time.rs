@@ -24,6 +24,13 @@ impl Moment {
     }
 }
 
+/// Nanoseconds since 1970 by the wall clock, which may be set.
+#[cfg(feature = "jetstream")]
+pub(crate) fn unix_nanos() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// `2026-11-21T00:27:00.593771007Z`, always nine digits of a second.
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();

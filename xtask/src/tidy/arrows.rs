@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("broker-proto", &[]),
     ("wire", &[]),
     ("supervise", &[]),
-    ("broker", &["broker-proto"]),
+    ("broker", &["broker-proto", "broker-store", "jetstream"]),
     ("broker-store", &["broker-proto"]),
     ("jetstream", &["broker-proto", "broker-store"]),
     ("client", &["wire"]),

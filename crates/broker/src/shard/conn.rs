@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use super::login::PendingConnect;
+use super::message::Msg;
 use super::outbound::Outbound;
 use super::responses::Responses;
 use super::verdicts::{Hashed, Question, Verdicts};
@@ -227,6 +228,17 @@ impl Conn {
             let decide = |subject: &[u8]| access.subscribe.denies_subject(subject, queue);
             verdicts.on_member(access.id, Question::Denied, subject, queue, decide)
         })
+    }
+
+    /// The same for a message that may be for one subject and be shown under another.
+    pub(crate) fn may_not_have(
+        &self,
+        message: &Msg<'_>,
+        target: &Subscription,
+        verdicts: &mut Verdicts,
+    ) -> bool {
+        self.is_denied(message.subject, target, verdicts)
+            || message.to.is_some_and(|to| self.is_denied(Hashed::new(to), target, verdicts))
     }
 
     /// Remembers that a request was delivered, if this client may answer requests.

@@ -276,7 +276,7 @@ impl Shard {
             "host": shared.listen.ip(),
             "id": shared.server_id,
             "ver": CLAIMED_VERSION,
-            "jetstream": false,
+            "jetstream": shared.jetstream.is_on,
             "flags": 0,
             "seq": shared.next_event_id(),
             "time": rfc3339(SystemTime::now()),
@@ -357,7 +357,7 @@ impl Shard {
 
 fn message<'a>(subject: &'a [u8], body_crlf: &'a [u8]) -> Msg<'a> {
     let subject = Hashed::new(subject);
-    Msg { subject, reply: None, header_len: None, body_crlf, tail: None, frame: None }
+    Msg { subject, to: None, reply: None, header_len: None, body_crlf, tail: None, frame: None }
 }
 
 /// As nats-server writes them, with one difference: an empty list of permitted subjects is there and permits nothing.

@@ -187,6 +187,8 @@ impl Shard {
             host: address.ip(),
             port: address.port(),
             headers: true,
+            jetstream: shared.jetstream.is_on,
+            domain: shared.jetstream.domain.as_deref(),
             tls_required: terms.is_required,
             tls_verify: terms.verifies_clients,
             tls_available: terms.is_available,

@@ -8,9 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+#[cfg(feature = "jetstream")]
+use super::jetstream::Synced;
 use super::look::Question;
 use super::message::Msg;
 use super::verdicts::Hashed;
+#[cfg(feature = "jetstream")]
+use crate::jetstream::Look;
 use crate::link::Subscription;
 use crate::listen::Incoming;
 
@@ -29,6 +33,15 @@ pub(crate) enum Envelope {
     UsersChanged,
     /// Somebody wants to know what the shard holds.
     Question(Question),
+    /// A sync of a stream is done.
+    #[cfg(feature = "jetstream")]
+    Synced(Synced),
+    /// Somebody listens on this filter in the account of everybody.
+    #[cfg(feature = "jetstream")]
+    Interest(Box<[u8]>),
+    /// Somebody wants to look at JetStream.
+    #[cfg(feature = "jetstream")]
+    Look(Look),
     /// Other limits are in force.
     LimitsChanged,
     /// Nobody new is let in, and the clients are to be told that the server will end.
@@ -51,6 +64,8 @@ impl Envelope {
             | Self::SendAway(_)
             | Self::Question(_)
             | Self::Shutdown => 0,
+            #[cfg(feature = "jetstream")]
+            Self::Synced(_) | Self::Interest(_) | Self::Look(_) => 0,
         }
     }
 }
@@ -199,10 +214,11 @@ enum Targets {
 }
 
 /// How one message lies in [`Batch::bytes`]: its subject, and then what follows the sid in `MSG`, or the reply and the
-/// body alone.
+/// body alone; and then whom it is for, if that is not its subject.
 struct Packed {
     hash: u64,
     subject: usize,
+    to: Option<usize>,
     reply: Option<usize>,
     header: Option<usize>,
     body_crlf: usize,
@@ -222,7 +238,7 @@ impl Batch {
         self.messages.is_empty()
     }
 
-    fn len_bytes(&self) -> usize {
+    pub(crate) fn len_bytes(&self) -> usize {
         self.bytes.len() + size_of_val(self.messages.as_slice()) + size_of_val(self.targets.as_slice())
     }
 
@@ -258,9 +274,11 @@ impl Batch {
                 self.bytes.extend_from_slice(message.body_crlf);
             }
         }
+        self.bytes.extend_from_slice(message.to.unwrap_or_default());
         self.messages.push(Packed {
             hash: message.subject.hash,
             subject: message.subject.subject.len(),
+            to: message.to.map(<[u8]>::len),
             reply: message.reply.map(<[u8]>::len),
             header: message.header_len,
             body_crlf: message.body_crlf.len(),
@@ -276,10 +294,12 @@ impl Batch {
             let (subject, rest) = bytes.split_at(packed.subject);
             let reply_len = packed.reply.unwrap_or(0);
             let (tail, rest) = rest.split_at(packed.tail.unwrap_or(reply_len + packed.body_crlf));
+            let (to, rest) = rest.split_at(packed.to.unwrap_or(0));
             bytes = rest;
             // Both begin with the reply and end with the body.
             let message = Msg {
                 subject: Hashed { subject, hash: packed.hash },
+                to: packed.to.map(|_| to),
                 reply: packed.reply.map(|len| &tail[..len]),
                 header_len: packed.header,
                 body_crlf: &tail[tail.len() - packed.body_crlf..],
@@ -311,7 +331,7 @@ mod tests {
 
     fn message<'a>(reply: Option<&'a [u8]>, body_crlf: &'a [u8], tail: Option<&'a [u8]>) -> Msg<'a> {
         let header_len = reply.map(|_| 2);
-        Msg { subject: Hashed::new(b"a.b"), reply, header_len, body_crlf, tail, frame: None }
+        Msg { subject: Hashed::new(b"a.b"), to: None, reply, header_len, body_crlf, tail, frame: None }
     }
 
     fn batch(bytes: usize) -> Batch {

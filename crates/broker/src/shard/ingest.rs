@@ -404,6 +404,8 @@ impl Shard {
             conn.subscriptions.insert(sid.into(), subscription);
             self.stats.subscriptions += 1;
             self.stats.subscriptions_total += 1;
+            let place = conn.account;
+            self.note_interest(place, filter);
         }
         self.acknowledge(slot);
     }

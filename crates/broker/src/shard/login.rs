@@ -2,6 +2,7 @@
 //! is put aside: nothing of it is read, and what came after its CONNECT is kept until it is known who it is.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::ingest::Next;
 use super::routes::Routes;
@@ -88,6 +89,7 @@ impl Shard {
 
     /// It is known who the connection is: executes what it sent after its CONNECT.
     pub(super) fn go_on(&mut self, link: &Link, proved: Option<Arc<Entry>>) -> Next {
+        self.now = Instant::now();
         self.check_identities();
         let Some(pending) = self.conn(link).and_then(|conn| conn.pending.take()) else {
             self.flush();

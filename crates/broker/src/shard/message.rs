@@ -8,6 +8,8 @@ use super::verdicts::Hashed;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Msg<'a> {
     pub(crate) subject: Hashed<'a>,
+    /// Whom it is for, where that is not its subject: a stream gives out messages under the subject they came on.
+    pub(crate) to: Option<&'a [u8]>,
     pub(crate) reply: Option<&'a [u8]>,
     /// Length of the header block at the front of the body; `None` for a message without headers.
     pub(crate) header_len: Option<usize>,

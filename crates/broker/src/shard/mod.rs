@@ -21,6 +21,8 @@ mod events;
 mod greet;
 pub(crate) mod inbox;
 mod ingest;
+#[cfg_attr(not(feature = "jetstream"), path = "without_jetstream.rs")]
+mod jetstream;
 mod login;
 pub(crate) mod look;
 mod message;
@@ -45,12 +47,13 @@ use tokio::sync::Notify;
 use self::conn::Conn;
 use self::events::Event;
 use self::inbox::{Batch, Envelope};
+pub(crate) use self::jetstream::Streams;
 use self::look::Ended;
 use self::message::Msg;
 use self::outbound::Pool;
 use self::routes::Routes;
 use self::timers::{Due, Timers};
-use self::verdicts::Verdicts;
+use self::verdicts::{Hashed, Verdicts};
 use crate::limits::Limits;
 use crate::link::{Link, Subscription};
 use crate::shared::Shared;
@@ -104,6 +107,8 @@ pub(crate) struct Shard {
     events: Vec<Event>,
     /// Documents that are being gathered for system users.
     gathering: usize,
+    /// JetStream, in the shard that owns it.
+    streams: Streams,
     /// When this batch began.
     now: Instant,
     /// Sockets being drained after their connection ended; shutdown waits for them.
@@ -138,7 +143,7 @@ impl End<'_> {
 }
 
 impl Shard {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>) -> Rc<RefCell<Self>> {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, streams: Streams) -> Rc<RefCell<Self>> {
         let outboxes = shared.shards.iter().map(|_| Batch::default()).collect();
         let users_seen = shared.users.generation();
         let routes = vec![Routes::new(Arc::clone(shared.accounts.global()))];
@@ -169,6 +174,7 @@ impl Shard {
                 ended,
                 events: Vec::new(),
                 gathering: 0,
+                streams,
                 now: Instant::now(),
                 draining: Rc::default(),
                 myself: myself.clone(),
@@ -309,6 +315,7 @@ impl Shard {
     fn flush(&mut self) {
         loop {
             self.deliver_events();
+            self.end_batch_of_streams();
             self.write_all();
             // A client that could not be written to ended, and its end is an event.
             if self.events.is_empty() {
@@ -461,8 +468,9 @@ impl Shard {
             self.sweep_at = None;
             self.routes.iter_mut().for_each(Routes::sweep);
         }
+        self.tick_streams(now);
         self.flush();
-        self.timers.next().into_iter().chain(self.sweep_at).min()
+        self.timers.next().into_iter().chain(self.sweep_at).chain(self.streams.due()).min()
     }
 
     /// Takes in what other threads left; returns whether the server goes on.
@@ -476,6 +484,12 @@ impl Shard {
                 Envelope::Batch(batch) => self.deliver_batch(batch),
                 Envelope::UsersChanged => {}
                 Envelope::Question(question) => self.answer(question),
+                #[cfg(feature = "jetstream")]
+                Envelope::Synced(synced) => self.synced(synced),
+                #[cfg(feature = "jetstream")]
+                Envelope::Interest(filter) => self.note_interest(0, &filter),
+                #[cfg(feature = "jetstream")]
+                Envelope::Look(look) => self.show_streams(look),
                 Envelope::LimitsChanged => self.apply_limits(),
                 Envelope::LameDuck => self.announce_lame_duck(),
                 Envelope::SendAway(portion) => self.send_away(portion),
@@ -511,7 +525,7 @@ impl Shard {
             return;
         };
         let place = self.place_of_account(&account.name);
-        let route = self.routes[place].get(message.subject, self.index);
+        let route = self.routes[place].get(message.to.map_or(message.subject, Hashed::new), self.index);
         for members in &route.groups {
             if members.first().is_some_and(|member| member.queue == gone.queue) {
                 self.deliver_to_group(members, None, 0, message, &mut None);

@@ -121,6 +121,7 @@ impl Shard {
         }
         let message = Msg {
             subject,
+            to: None,
             reply: publish.reply,
             header_len: publish.header_len,
             body_crlf: publish.body_crlf,
@@ -233,10 +234,10 @@ impl Shard {
     ) -> bool {
         let slot = target.link.slot;
         let Some(conn) = self.conns.get_mut(slot).and_then(Option::as_deref_mut) else {
-            return false;
+            return self.deliver_to_streams(target, message);
         };
         if conn.link.id != target.link.id
-            || (target.is_partly_denied() && conn.is_denied(message.subject, target, &mut self.verdicts))
+            || (target.is_partly_denied() && conn.may_not_have(message, target, &mut self.verdicts))
         {
             return false;
         }
@@ -313,7 +314,7 @@ impl Shard {
         body_crlf: &[u8],
     ) {
         let subject = Hashed::new(subject);
-        let message = Msg { subject, reply: None, header_len, body_crlf, tail: None, frame: None };
+        let message = Msg { subject, to: None, reply: None, header_len, body_crlf, tail: None, frame: None };
         for target in self.own_subscriptions(slot, subject) {
             self.deliver(&target, &message, &mut None, false);
         }

@@ -10,7 +10,7 @@ use ostler_broker_proto::Matches;
 
 use super::verdicts::Hashed;
 use crate::accounts::Account;
-use crate::link::Subscription;
+use crate::link::{NO_SLOT, Subscription};
 use crate::snapshot::Routing;
 
 /// Subjects kept. nats-server keeps 1024 for all; a shard forgets all of them when it has more.
@@ -35,7 +35,12 @@ pub(crate) struct Route {
 impl Route {
     fn new(generation: u64, subject: &[u8], matches: Matches<Arc<Subscription>>, shard: usize) -> Self {
         let (mut local, mut remote) = (Vec::new(), Vec::<(usize, Vec<_>)>::new());
+        // JetStream takes a message once, on however many of its filters.
+        let mut is_taken = false;
         for subscription in matches.plain {
+            if subscription.link.slot == NO_SLOT && std::mem::replace(&mut is_taken, true) {
+                continue;
+            }
             let owner = subscription.link.shard;
             if owner == shard {
                 local.push(subscription);

@@ -19,7 +19,7 @@ use super::inbox::Inbox;
 use super::ingest::Next;
 use super::outbound::{Outbound, Pool};
 use super::pace::Pace;
-use super::{End, Shard};
+use super::{End, Shard, Streams, jetstream};
 use crate::auth::{Challenge, Entry};
 use crate::link::Link;
 use crate::listen::{self, Door};
@@ -42,8 +42,15 @@ const TURN: Duration = Duration::from_micros(500);
 type Handle = Rc<RefCell<Shard>>;
 
 /// Runs a shard until the server is shut down, or what it cannot do without fails: its clock or a listener.
-pub(crate) async fn run(index: usize, shared: Arc<Shared>, listeners: Vec<(TcpListener, Door)>) {
-    let shard = Shard::new(index, Arc::clone(&shared));
+pub(crate) async fn run(
+    index: usize,
+    shared: Arc<Shared>,
+    listeners: Vec<(TcpListener, Door)>,
+    streams: Streams,
+) {
+    let shard = Shard::new(index, Arc::clone(&shared), streams);
+    // What is stored is routed before anybody is let in.
+    shard.borrow_mut().flush();
     let mut vital = JoinSet::new();
     vital.spawn_local(keep_time(Rc::clone(&shard)));
     for (listener, door) in listeners {
@@ -51,13 +58,15 @@ pub(crate) async fn run(index: usize, shared: Arc<Shared>, listeners: Vec<(TcpLi
     }
     // Dropped before the connections end, so that nobody is accepted meanwhile.
     serve_all(&shard, &shared.shards[index].inbox, vital).await;
+    jetstream::settle(&shard, &shared.shards[index].inbox).await;
     let draining = {
         let mut shard = shard.borrow_mut();
         shard.close_all();
         Rc::clone(&shard.draining)
     };
     // Who does not fetch its bytes in time loses them.
-    let _ = timeout(SHUTDOWN_MAX, draining.until_none()).await;
+    let drained = timeout(SHUTDOWN_MAX, draining.until_none());
+    let (_, ()) = tokio::join!(drained, jetstream::close(&shard));
 }
 
 /// Takes in what other threads leave until there is an end.
@@ -244,6 +253,8 @@ async fn keep_time(shard: Handle) {
     loop {
         let next = shard.borrow_mut().tick(Instant::now());
         match next {
+            // A timer that has passed does not yield.
+            Some(at) if at <= Instant::now() => tokio::task::yield_now().await,
             Some(at) => {
                 let _ = timeout(at.saturating_duration_since(Instant::now()), changed.notified()).await;
             }
@@ -371,7 +382,7 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_panics_takes_its_connection_along() {
         let shared = shared();
-        let shard = Shard::new(0, Arc::clone(&shared));
+        let shard = Shard::new(0, Arc::clone(&shared), Streams::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -429,7 +440,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_task_that_ends_as_it_should_closes_nothing() {
-        let shard = Shard::new(0, shared());
+        let shard = Shard::new(0, shared(), Streams::default());
         let link = Arc::new(Link::new(1, 0, 0));
         Guard::new(&shard, &link).done();
         assert!(!link.is_closed());

@@ -21,7 +21,7 @@ pub(crate) const LIMIT_MAX: usize = 16_384;
 /// Most subscriptions listed in one page of connections.
 pub(crate) const LISTED_MAX: usize = 65_536;
 /// How long the blocking calls wait for all shards.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// The server did not answer: it is shut down, or busy beyond measure. Ask again, or look at
 /// [`Server::is_running`].
