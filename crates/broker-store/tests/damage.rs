@@ -199,6 +199,32 @@ fn a_repair_ends_what_an_erasure_left_unfinished() {
 }
 
 #[test]
+fn what_is_lost_beside_an_erased_message_is_named() {
+    let disk = SimulatedDisk::new();
+    let mut store =
+        Store::open_on(Arc::new(disk.clone()), Path::new(DIR), options(Durability::Group)).unwrap();
+    for payload in 1..=6u8 {
+        store.append(&NewMessage::new(b"s", &[payload; 20], 1)).unwrap();
+        sync(&mut store);
+    }
+    store.remove(3, Erase::Yes).unwrap();
+    for _ in 0..4 {
+        sync(&mut store);
+        store.maintain(0).unwrap();
+    }
+    drop(store);
+    let (path, content) = disk.files().into_iter().find(|(path, _)| path.ends_with("00000001.seg")).unwrap();
+    for place in 64..content.len() - 30 {
+        let copy = disk.after(Crash::KeepAll);
+        let mut changed = content.clone();
+        changed[place..place + 30].iter_mut().for_each(|byte| *byte ^= 0x55);
+        copy.put(&path, Some(changed));
+        let stored = [1, 2, 4, 5, 6].map(|seq| (seq, vec![seq as u8; 20])).into();
+        look(&copy, &stored, &format!("30 bytes at {place}"));
+    }
+}
+
+#[test]
 fn damage_that_appears_while_it_is_open_is_found_by_the_reader() {
     let (disk, stored) = stream(Durability::Group, EndedBy::Close);
     let files = disk.files();

@@ -44,6 +44,8 @@ struct State {
     fail_syncs: u32,
     /// From this operation on nothing works: the machine is off.
     off_at: Option<u64>,
+    /// Something was asked of it when it was off.
+    is_off: bool,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +124,11 @@ impl SimulatedDisk {
     /// Lets every operation from number `operation` on fail: the machine is off.
     pub fn power_off_at(&self, operation: u64) {
         self.state().off_at = Some(operation);
+    }
+
+    /// Whether something was asked of it after the power went: what is said from then on is said by nobody.
+    pub fn is_off(&self) -> bool {
+        self.state().is_off
     }
 
     /// How many bytes may still be written; `None` for no limit.
@@ -226,6 +233,7 @@ impl SimulatedDisk {
 impl State {
     fn operate(&mut self) -> io::Result<()> {
         if self.off_at.is_some_and(|off| self.operations >= off) {
+            self.is_off = true;
             return Err(io::Error::other("the power is off"));
         }
         self.operations += 1;

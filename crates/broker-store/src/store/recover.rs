@@ -523,10 +523,14 @@ impl<'a> Recovery<'a> {
         let place = format!("{name} at offset {offset}");
         // What is lost is known when the next message, or the end, is.
         self.suspects.push((self.store.last_seq + 1, u64::MAX, place.clone()));
-        // An erasure writes the same length and sequence again, so they can be read in the middle of it.
+        // An erasure writes the same length and sequence again, so they can be read in the middle of it. A place that
+        // is longer holds more than that message.
         let seq =
             bytes.get(offset + 7..).and_then(|rest| rest.first_chunk().copied()).map(u64::from_le_bytes);
-        if let (Some(seq), Some(next)) = (seq, next) {
+        let said = bytes.get(offset..).and_then(|rest| rest.first_chunk().copied()).map(u32::from_le_bytes);
+        if let (Some(seq), Some(next)) = (seq, next)
+            && said == u32::try_from(next - offset).ok()
+        {
             let (offset, len) = (offset as u32, (next - offset) as u32);
             self.store.segments[at].fold.add(len);
             let finding = self.store.findings.len();
