@@ -7,6 +7,8 @@ use ostler_jetstream::{Bus, Incoming, JetStream, Options};
 
 /// Where answers go.
 pub const INBOX: &str = "_INBOX.fuzz";
+/// Where messages go that were asked for: they may come much later than the request.
+const MESSAGES: &str = "_INBOX.messages";
 
 /// What was sent.
 #[derive(Debug, Clone)]
@@ -64,7 +66,10 @@ impl House {
     /// JetStream sends are not handed in again.
     pub fn ask(&mut self, subject: &[u8], headers: &[u8], payload: &[u8]) -> Vec<Sent> {
         self.now += 1_000;
-        let message = Incoming { subject, reply: INBOX.as_bytes(), headers, payload };
+        let requests: [&[u8]; 2] = [b"$JS.API.CONSUMER.MSG.NEXT.", b"$JS.ACK."];
+        let reply =
+            if requests.iter().any(|request| subject.starts_with(request)) { MESSAGES } else { INBOX };
+        let message = Incoming { subject, reply: reply.as_bytes(), headers, payload };
         self.jetstream.on_message(&message, self.now, &mut self.bus);
         self.settle();
         std::mem::take(&mut self.bus.0)
