@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
 use bytes::Bytes;
-use ostler_wire::{BusTls, ErrorReply, FORWARDED_HEADER, Subject};
+use ostler_wire::{BY_HEADER, BusTls, ErrorReply, FORWARDED_HEADER, Subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ pub struct Options {
     pub inbox_prefix: String,
     /// Whether a lost connection is made again. Default true.
     pub reconnect: bool,
+    /// Who asks, told with every request ([`BY_HEADER`]). Default: nobody is named.
+    pub by: Option<String>,
 }
 
 impl Options {
@@ -67,6 +69,7 @@ impl Options {
             role: Role::Other,
             inbox_prefix: "_INBOX".to_owned(),
             reconnect: true,
+            by: None,
         }
     }
 
@@ -81,6 +84,13 @@ impl Options {
     #[must_use]
     pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.inbox_prefix = prefix.into();
+        self
+    }
+
+    /// The same for somebody who says who asks.
+    #[must_use]
+    pub fn by(mut self, by: impl Into<String>) -> Self {
+        self.by = Some(by.into());
         self
     }
 
@@ -117,6 +127,7 @@ pub struct Client {
     denied: Arc<watch::Sender<Vec<Denied>>>,
     /// Publications since the bus was lost.
     waiting: Arc<AtomicUsize>,
+    by: Option<String>,
 }
 
 impl Client {
@@ -200,6 +211,7 @@ impl Client {
             inboxes,
             denied,
             waiting,
+            by: options.by,
         })
     }
 
@@ -225,7 +237,7 @@ impl Client {
     }
 
     /// Waits until a request on `subject` cannot be answered, because we may not ask or may not hear.
-    async fn denied_request(&self, subject: &str) -> Denied {
+    pub(crate) async fn denied_request(&self, subject: &str) -> Denied {
         let inbox = format!("{}.", self.inbox_prefix);
         self.denied_any(|denied| match denied.verb {
             Verb::Publish => denied.subject == subject,
@@ -374,8 +386,31 @@ impl Client {
         payload: Bytes,
         patience: Duration,
     ) -> Result<R, Error> {
+        // It counts as payload on the wire; a message that fits without it goes without it.
+        let fits = |by: &&str| {
+            let bytes_max = self.payload_bytes_max();
+            bytes_max == 0 || payload.len() + BY_HEADER.len() + by.len() + 32 <= bytes_max
+        };
+        let headers = self.by.as_deref().filter(fits).map(|by| {
+            let mut headers = HeaderMap::new();
+            headers.insert(BY_HEADER, by);
+            headers
+        });
+        let reply = self.ask(subject, headers, payload, patience).await?;
+        read_reply(subject, &reply.payload)
+    }
+
+    /// Asks, and returns the answer as it came.
+    pub(crate) async fn ask(
+        &self,
+        subject: &str,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<async_nats::Message, Error> {
         self.check_size(subject, payload.len())?;
-        let request = async_nats::Request::new().payload(payload).timeout(Some(patience));
+        let mut request = async_nats::Request::new().payload(payload).timeout(Some(patience));
+        request.headers = headers;
         // What was denied before may be permitted by now: permissions change while a connection lasts.
         Denied::forget(&self.denied, subject);
         let asked = self.nats.send_request(subject.to_owned(), request);
@@ -383,14 +418,18 @@ impl Client {
             reply = asked => reply,
             denied = self.denied_request(subject) => return Err(Error::Denied(denied)),
         };
-        let reply = reply.map_err(|error| match error.kind() {
+        reply.map_err(|error| match error.kind() {
             async_nats::RequestErrorKind::NoResponders => Error::NoResponders { subject: subject.to_owned() },
             async_nats::RequestErrorKind::TimedOut => {
                 Error::Timeout { subject: subject.to_owned(), millis: patience.as_millis() }
             }
             _ => Error::Closed(error.to_string()),
-        })?;
-        read_reply(subject, &reply.payload)
+        })
+    }
+
+    /// Listens with everything a message has.
+    pub(crate) async fn listen_raw(&self, filter: String) -> Result<async_nats::Subscriber, Error> {
+        self.nats.subscribe(filter).await.map_err(|error| Error::Closed(error.to_string()))
     }
 
     /// Listens on a subject filter.

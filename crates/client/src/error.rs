@@ -87,6 +87,22 @@ pub enum Error {
         /// The limit.
         bytes_max: usize,
     },
+    /// The bus keeps nothing there: it has no streams, or none that takes the subject.
+    #[error("the bus keeps nothing on {subject}: it has no JetStream for this account, or no stream there")]
+    NoStreams {
+        /// The subject asked on.
+        subject: String,
+    },
+    /// A stream refused, and says why.
+    #[error("the bus refused on {subject}: {reason}")]
+    Stream {
+        /// The subject asked on.
+        subject: String,
+        /// The server's number of the fault, or the status of its answer.
+        err_code: u64,
+        /// Its words.
+        reason: String,
+    },
     /// The bus is away, and as much waits for it as is kept: the message is dropped.
     #[error("the bus is away and too much waits for it already: the message for {subject} is dropped")]
     Away {

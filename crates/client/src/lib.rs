@@ -30,6 +30,7 @@ mod inbox;
 mod key;
 mod message;
 mod place;
+mod stream;
 
 pub use connection::{Client, Connection, Options, REQUEST_TIMEOUT};
 pub use credential::check_credential;
@@ -39,3 +40,4 @@ pub use inbox::{Inboxes, InvalidInbox};
 pub use key::{KeyError, create_key, read_public_key};
 pub use message::{Message, Subscription};
 pub use place::{Bus, Role};
+pub use stream::{From, Page, Stored, StreamState};

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ostler_wire::{ErrorReply, FORWARDED_HEADER};
+use ostler_wire::{BY_HEADER, ErrorReply, FORWARDED_HEADER};
 use serde::de::DeserializeOwned;
 
 use crate::Inboxes;
@@ -24,6 +24,8 @@ pub struct Message {
     pub payload: Bytes,
     /// True when a node sent it again ([`ostler_wire::FORWARDED_HEADER`]).
     pub forwarded: bool,
+    /// Who asks, as the asker tells it ([`ostler_wire::BY_HEADER`]).
+    pub by: Option<String>,
 }
 
 impl Message {
@@ -62,7 +64,11 @@ impl Subscription {
             subject: message.subject.to_string(),
             reply: message.reply.and_then(|reply| self.inbox(&message.subject, reply.to_string())),
             payload: message.payload,
-            forwarded: message.headers.is_some_and(|headers| headers.get(FORWARDED_HEADER).is_some()),
+            forwarded: message
+                .headers
+                .as_ref()
+                .is_some_and(|headers| headers.get(FORWARDED_HEADER).is_some()),
+            by: message.headers.and_then(|headers| headers.get(BY_HEADER).map(|by| by.as_str().to_owned())),
         })
     }
 

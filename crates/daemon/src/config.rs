@@ -11,8 +11,10 @@ use miette::{Diagnostic, NamedSource, SourceSpan};
 use ostler_wire::NodeId;
 use serde::{Deserialize, Serialize};
 
+mod audit;
 mod bus;
 
+pub use audit::{AuditConfig, AuditMode};
 pub use bus::{BusConfig, External, TlsFiles};
 
 /// The commented default file, as `ostler config show --default` prints it.
@@ -28,6 +30,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// The bus.
     pub bus: BusConfig,
+    /// The audit.
+    pub audit: AuditConfig,
     /// All agents.
     pub agents: AgentsConfig,
 }
@@ -101,6 +105,7 @@ pub struct Overrides {
 struct File {
     node: NodeConfig,
     bus: bus::File,
+    audit: AuditConfig,
     agents: AgentsConfig,
 }
 
@@ -131,8 +136,15 @@ pub fn parse(name: &str, text: &str, overrides: Overrides) -> Result<Config, Err
         invalid(name, text, &format!("{key}: {reason}"), span)
     };
     let bus = file.bus.check(overrides.listen, overrides.port).map_err(wrong)?;
+    file.audit.check().map_err(wrong)?;
     check(&file.agents).map_err(wrong)?;
-    Ok(Config { state_dir: overrides.state_dir, node: file.node, bus, agents: file.agents })
+    Ok(Config {
+        state_dir: overrides.state_dir,
+        node: file.node,
+        bus,
+        audit: file.audit,
+        agents: file.agents,
+    })
 }
 
 fn check(agents: &AgentsConfig) -> Result<(), (&'static str, String)> {

@@ -2,7 +2,8 @@
 //!
 //! | identity | publishes | subscribes |
 //! |---|---|---|
-//! | engine, operator | everything | everything |
+//! | engine | everything | everything |
+//! | operator | everything but the audit's and the desired states' subjects, and what changes those streams | everything |
 //! | host of agent X | `agent.X.>`, answers | `agent.X.>`, `_INBOX_HOST.X.>` |
 //! | agent X | `agent.X.>` but its state, output and definition; `tools.call` | `agent.X.>` but its output, `captain.decision`, `captain.broadcast`, `_INBOX.X.>` |
 //!
@@ -14,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use ostler_broker::{AllowResponses, Credential, Identity, Permissions, Rules, Users};
 use ostler_client::{check_credential, create_key, read_public_key};
-use ostler_wire::{AgentId, Subject, of_agent};
+use ostler_wire::{
+    AUDIT_STREAM, AUDIT_SUBJECTS, AgentId, DESIRED_STREAM, DESIRED_SUBJECTS, Subject, of_agent,
+};
 
 use crate::{Error, StateDir};
 
@@ -66,7 +69,8 @@ impl Identities {
 pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
     let users = Users::new();
     admit(&users, "engine", &key(&state.engine_key())?, Permissions::all())?;
-    admit(&users, "operator", &key(&state.operator_key())?, Permissions::all())?;
+    let operator = Permissions { publish: Rules::all().deny(only_the_engines()), ..Permissions::all() };
+    admit(&users, "operator", &key(&state.operator_key())?, operator)?;
     for agent in state.agent_ids() {
         // Without its keys the directory is a leftover of a launch that did not happen.
         if state.host_key(&agent).exists()
@@ -78,6 +82,17 @@ pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
         }
     }
     Ok(users)
+}
+
+/// What is published by the engine alone: audit entries, desired states, and what would change or remove their streams.
+/// A person reads them like everybody's; whoever could write them could write the record of what was done.
+fn only_the_engines() -> Vec<String> {
+    let mut subjects = vec![AUDIT_SUBJECTS.to_owned(), DESIRED_SUBJECTS.to_owned()];
+    for stream in [AUDIT_STREAM, DESIRED_STREAM] {
+        let verbs = ["CREATE", "UPDATE", "DELETE", "PURGE", "RESTORE", "MSG.DELETE"];
+        subjects.extend(verbs.map(|verb| format!("$JS.API.STREAM.{verb}.{stream}")));
+    }
+    subjects
 }
 
 /// Admits an agent and its host; makes their credentials when missing.

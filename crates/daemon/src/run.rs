@@ -277,6 +277,7 @@ async fn start_engine(
             log_bytes_max: config.agents.log_bytes_max.bytes(),
             events_max: config.agents.events_max,
         },
+        audit: config.audit.to_engine(),
     };
     Ok(ostler_engine::start(options).await?)
 }

@@ -6,22 +6,32 @@ use crate::control::{down, fallback, remove, spawn};
 use crate::event::Event;
 use crate::outcome::Outcome;
 use crate::state::{Moment, State};
-use crate::{facts, neighbours, pages, relaunch, stale};
+use crate::{audit, facts, neighbours, pages, relaunch, stale};
 
 impl State {
     pub(crate) fn apply(&mut self, event: Event, moment: &Moment, out: &mut Outcome) {
         match event {
             Event::Spawn { agent, request, checked, message } => {
+                audit::spawn(self, out, moment.now, &agent, &request, &message);
                 spawn::apply(self, out, moment, &agent, *request, checked, message);
             }
             Event::Control { agent, topic, message } => {
+                audit::control(self, out, moment.now, &agent, &topic, &message);
                 fallback::apply(self, out, moment, &agent, &topic, message);
             }
             Event::Remove { agent, request, message } => {
+                audit::removal(self, out, moment.now, &agent, &request, &message);
                 remove::apply(self, out, moment.now, &agent, request, message);
             }
             Event::Query(query, message) => pages::apply(self, out, query, message),
-            Event::Down { request, message } => down::begin(self, out, moment.now, request, message),
+            Event::Down { request, message } => {
+                audit::down(self, out, moment.now, &request, message.as_ref());
+                down::begin(self, out, moment.now, request, message);
+            }
+            Event::Heard { agent, topic, message } => {
+                audit::heard(self, out, moment.now, &agent, &topic, &message);
+            }
+            Event::Audit(news) => audit::news(self, out, moment.now, news),
             Event::Refuse { refusal, message } => out.refuse(message, &refusal),
             Event::Status(status) => facts::status(self, out, *status, moment.now),
             Event::Heartbeat(beat) => facts::heartbeat(self, out, &beat, moment.now),

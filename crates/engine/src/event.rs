@@ -7,6 +7,7 @@ use ostler_wire::{
 };
 
 use crate::HostGone;
+use crate::audit::News;
 
 /// One thing that happened.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ pub(crate) enum Event {
     LaunchFailed { agent: AgentId, run: RunId, refusal: ErrorReply },
     /// A host ended.
     HostGone(Box<HostGone>),
+    /// A hook or a question of an agent.
+    Heard { agent: AgentId, topic: AgentTopic, message: Message },
+    /// How the audit fares.
+    Audit(News),
     /// How large the logs are.
     LogSizes(Vec<(AgentId, u64)>),
     /// Time passed, and the bus was there or not.

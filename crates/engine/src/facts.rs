@@ -10,6 +10,7 @@ use ostler_wire::{
 
 use crate::HostGone;
 use crate::agent::{Afterwards, Phase};
+use crate::audit;
 use crate::control::{fallback, remove, spawn};
 use crate::outcome::{Effect, Outcome};
 use crate::relaunch::{self, Decision};
@@ -219,6 +220,9 @@ fn take(state: &mut State, out: &mut Outcome, output: OutputMessage, now: Timest
         Some(AgentEvent::Dropped { from_seq, to_seq, bytes }) => Some((*from_seq, *to_seq, *bytes)),
         _ => None,
     };
+    if let Some(event) = &output.event {
+        audit::did(state, out, now, &id, event);
+    }
     let size = output.data.as_ref().map_or(0, String::len) + output.raw.as_ref().map_or(0, String::len) + 256;
     out.writes.push(Write::AppendOutput(Box::new(output)));
     let bytes_max = state.policy.log_bytes_max;

@@ -94,11 +94,8 @@ fn agent_event(agent: AgentId, topic: AgentTopic, message: Message) -> Option<Ev
         AgentTopic::Output => fact(&agent, &message, |output: &OutputMessage| &output.agent_id)
             .filter(has_sound_numbers)
             .map(|output| Event::Output { output: Box::new(output), reply: message.reply }),
-        AgentTopic::Spawn
-        | AgentTopic::Shutdown
-        | AgentTopic::Hook(_)
-        | AgentTopic::StopRequest
-        | AgentTopic::StopResponse => None,
+        AgentTopic::Hook(_) | AgentTopic::StopRequest => Some(Event::Heard { agent, topic, message }),
+        AgentTopic::Spawn | AgentTopic::Shutdown | AgentTopic::StopResponse => None,
     }
 }
 

@@ -23,6 +23,7 @@
 
 mod agent;
 mod apply;
+mod audit;
 mod control;
 mod event;
 mod facts;
@@ -42,5 +43,6 @@ mod storage;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{AuditMode, AuditOptions};
 pub use node::{Adoption, HostGone, LaunchPlan, Node, Notice};
 pub use run::{About, Ended, Error, Handle, Limits, Options, start};

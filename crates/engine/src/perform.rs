@@ -8,6 +8,7 @@ use ostler_client::Message;
 use ostler_wire::{AgentTopic, ErrorCode, ErrorReply, OutputAck, Subject};
 use tokio::sync::oneshot;
 
+use crate::audit::Courier;
 use crate::event::Event;
 use crate::inbound::{self, Inbound, STATUS_INBOX};
 use crate::neighbours::{self, Whose};
@@ -54,6 +55,7 @@ impl Loop {
                 }
                 Effect::Info(mut info, message) => {
                     info.rss_bytes = self.node.rss_bytes();
+                    info.audit = self.courier.as_ref().map(Courier::status);
                     sent(self.client.respond(&message, &info).await)?;
                 }
                 Effect::End(how) => ended = Some(how),

@@ -11,12 +11,13 @@ use ostler_wire::{DownRequest, NodeId, RunId, Timestamp};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::audit::{Courier, Route};
 use crate::event::Event;
 use crate::inputs::{Input, Inputs};
 use crate::outcome::Outcome;
 use crate::perform::PAGES_MAX;
 use crate::state::{Moment, Policy, State};
-use crate::{Node, Notice, reconcile, relaunch};
+use crate::{AuditMode, AuditOptions, Node, Notice, reconcile, relaunch};
 
 /// Events decided in one batch, and so sharing one transaction, at most.
 const BATCH_MAX: usize = 512;
@@ -39,6 +40,8 @@ pub struct Options {
     pub about: About,
     /// What is kept, and how patient the engine is.
     pub limits: Limits,
+    /// How an audit is kept.
+    pub audit: AuditOptions,
 }
 
 /// What the node says about itself.
@@ -84,6 +87,9 @@ pub enum Error {
     /// The bus is closed for good, or does not permit what the engine needs.
     #[error("the engine cannot use the bus")]
     Bus(#[from] ostler_client::Error),
+    /// An audit is required, and the bus keeps none.
+    #[error("the audit is required and cannot be stored: {0}")]
+    Audit(String),
     /// A part of the engine panicked.
     #[error("the engine's task failed: {0}")]
     Task(String),
@@ -135,7 +141,8 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         Inputs::open(&options.client, &options.node_id, &options.about, options.notices, commands_rx, own_rx)
             .await?;
 
-    let policy = Policy::new(&options.node_id, options.about, options.limits);
+    let policy = Policy::new(&options.node_id, options.about, options.limits, options.audit);
+    let route = audit_route(&options.client, &options.store, &options.node_id, options.audit).await?;
     let (store, machine) = (options.store.clone(), Arc::clone(&options.node));
     let (state, outcome) = tokio::task::spawn_blocking(move || {
         let loaded = reconcile::load(&store, policy)?;
@@ -155,6 +162,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         state,
         inputs,
         deferred: VecDeque::new(),
+        courier: route.map(|route| Courier::start(route, own.clone())),
         own,
         pages: Arc::new(Semaphore::new(PAGES_MAX)),
         tasks: JoinSet::new(),
@@ -181,6 +189,8 @@ pub(crate) struct Loop {
     recorded: u64,
     /// The number of the last event that was announced, until that is on disk too.
     announced: Option<u64>,
+    /// Carries the audit and what is wanted to the bus; absent when no audit is kept.
+    pub(crate) courier: Option<Courier>,
     pub(crate) pages: Arc<Semaphore>,
     pub(crate) tasks: JoinSet<()>,
 }
@@ -194,9 +204,14 @@ impl Loop {
                 outcome.writes.push(Write::Announced(seq));
             }
             let recorded_before = self.recorded;
+            let is_carried = outcome.writes.iter().any(is_carried);
             if let Some(ended) = self.write(&mut outcome).await? {
                 self.settle().await;
+                self.end_audit().await;
                 return Ok(ended);
+            }
+            if let Some(courier) = self.courier.as_ref().filter(|_| is_carried) {
+                courier.nudge();
             }
             self.acknowledge(outcome.acks.into_values()).await?;
             let ended = self.perform(outcome.effects).await?;
@@ -208,6 +223,7 @@ impl Loop {
                 // The last answers are with the broker before it ends.
                 self.settle().await;
                 self.store.commit(vec![Write::Announced(self.recorded)]).await?;
+                self.end_audit().await;
                 // Launches that are under way report to nobody; their runs are found at the next start.
                 while self.tasks.join_next().await.is_some() {}
                 return Ok(ended);
@@ -220,6 +236,12 @@ impl Loop {
     async fn settle(&mut self) {
         if let Err(error) = self.client.settle().await {
             tracing::warn!(%error, "the last answers may not have reached the bus");
+        }
+    }
+
+    async fn end_audit(&mut self) {
+        if let Some(courier) = self.courier.take() {
+            courier.end().await;
         }
     }
 
@@ -259,6 +281,31 @@ impl Loop {
         }
         Ok(outcome)
     }
+}
+
+/// The way of the audit to the bus, if it is kept; looked at before anything is started where it is required.
+async fn audit_route(
+    client: &Client,
+    store: &Store,
+    node: &NodeId,
+    options: AuditOptions,
+) -> Result<Option<Route>, Error> {
+    if options.mode == AuditMode::Off {
+        return Ok(None);
+    }
+    let mut route = Route::new(client.clone(), store.clone(), node.clone(), options);
+    if options.mode == AuditMode::Required {
+        route.check().await.map_err(|fault| Error::Audit(fault.to_string()))?;
+    }
+    Ok(Some(route))
+}
+
+/// Whether the courier has something to do after it.
+fn is_carried(write: &Write) -> bool {
+    matches!(
+        write,
+        Write::AppendAudit(_) | Write::PutAgent(_) | Write::SetDesired(..) | Write::RemoveAgent(_)
+    )
 }
 
 /// The bus is closed for good.

@@ -10,10 +10,11 @@ use ostler_wire::{
 };
 
 use crate::agent::{Agent, Phase, Run};
+use crate::audit::Told;
 use crate::control::down::Down;
 use crate::neighbours::Neighbours;
 use crate::outcome::{Effect, Outcome};
-use crate::{About, LaunchPlan, Limits};
+use crate::{About, AuditMode, AuditOptions, LaunchPlan, Limits};
 
 /// Runs of an agent that stay in the database.
 const RUNS_KEPT: u32 = 20;
@@ -43,10 +44,12 @@ pub(crate) struct Policy {
     pub(crate) events_max: u64,
     /// Whether other daemons may be on the bus.
     pub(crate) shared_bus: bool,
+    /// Whether what happens is told to the audit.
+    pub(crate) audit: bool,
 }
 
 impl Policy {
-    pub(crate) fn new(node: &NodeId, about: About, limits: Limits) -> Self {
+    pub(crate) fn new(node: &NodeId, about: About, limits: Limits, audit: AuditOptions) -> Self {
         Self {
             node: node.clone(),
             version: about.version,
@@ -58,6 +61,7 @@ impl Policy {
             log_bytes_max: limits.log_bytes_max,
             events_max: limits.events_max,
             shared_bus: about.shared_bus,
+            audit: audit.mode != AuditMode::Off,
         }
     }
 }
@@ -145,6 +149,8 @@ impl State {
             details,
         };
         out.writes.push(Write::AppendEvent(event.clone()));
+        let (text, details, by) = (event.text.clone(), event.details.clone(), Some("daemon".to_owned()));
+        self.tell(out, now, Told { kind, agent, by, text, details });
         // Trimming in steps keeps the cost of one delete away from most events.
         if seq > self.policy.events_max && seq.is_multiple_of(1000) {
             out.writes.push(Write::TrimEvents { up_to: seq - self.policy.events_max });

@@ -115,7 +115,11 @@ impl Loop {
         let refusal = ErrorReply::new(ErrorCode::StorageFailed, format!("nothing can be recorded: {error}"))
             .hint("free some disk space; the daemon goes on by itself");
         match event {
-            Event::Output { .. } | Event::Heartbeat(_) | Event::Neighbour(_) | Event::Tick(_) => {}
+            Event::Output { .. }
+            | Event::Heartbeat(_)
+            | Event::Neighbour(_)
+            | Event::Heard { .. }
+            | Event::Tick(_) => {}
             Event::Query(..) | Event::Refuse { .. } => self.state.apply(event, &moment(), out),
             Event::Spawn { message, .. } | Event::Remove { message, .. } => out.refuse(message, &refusal),
             Event::Control { ref agent, .. } if self.state.is_heard(agent) => {}
@@ -137,6 +141,7 @@ impl Loop {
             | Event::Launched { .. }
             | Event::LaunchFailed { .. }
             | Event::HostGone(_)
+            | Event::Audit(_)
             | Event::LogSizes(_) => self.deferred.push_back(event),
         }
         None

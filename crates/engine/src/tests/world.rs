@@ -36,6 +36,7 @@ impl World {
             log_bytes_max: 1 << 20,
             events_max: 10_000,
             shared_bus: false,
+            audit: false,
         };
         Self { state: State::new(policy, 0), now }
     }
@@ -162,7 +163,13 @@ pub(super) fn node() -> NodeId {
 pub(super) fn request(subject: &str) -> Message {
     static INBOX: AtomicU64 = AtomicU64::new(0);
     let reply = format!("_INBOX.{}", INBOX.fetch_add(1, Ordering::Relaxed));
-    Message { subject: subject.to_owned(), reply: Some(reply), payload: Default::default(), forwarded: false }
+    Message {
+        subject: subject.to_owned(),
+        reply: Some(reply),
+        payload: Default::default(),
+        forwarded: false,
+        by: None,
+    }
 }
 
 pub(super) fn output_message(
