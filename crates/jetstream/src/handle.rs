@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::bus::{Bus, Incoming, publish};
 use crate::jetstream::JetStream;
-use crate::stream::{SUBJECTS_PER_PAGE, Storage, Stream, StreamConfig};
+use crate::stream::{SUBJECTS_PER_PAGE, Stream, StreamConfig};
 
 /// Names in one answer.
 pub(crate) const NAMES_PER_PAGE: usize = 1024;
@@ -149,7 +149,9 @@ impl JetStream {
         if config.sealed {
             return Err(ApiError::stream_config("stream configuration for create can not be sealed"));
         }
-        let config = config.completed()?;
+        let window = config.duplicate_window;
+        let mut config = config.completed()?;
+        self.allowed().limit_stream(&mut config, window)?;
         if let Some((id, stream, _)) = self.stream_named(name) {
             if stream.config != config {
                 return Err(ApiError::stream_name_in_use());
@@ -187,7 +189,9 @@ impl JetStream {
         self.touch(id);
         let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
         Ok(stream.info(&InfoRequest::default(), asked.now, context))
+        let window = config.duplicate_window;
     }
+        self.allowed().limit_stream(&mut config, window)?;
 
     /// Checks a configuration against the other streams and what all may use.
     fn check_room(&self, config: &StreamConfig, before: Option<&StreamConfig>) -> Result<(), ApiError> {
@@ -198,20 +202,11 @@ impl JetStream {
         if taken {
             return Err(ApiError::subjects_overlap());
         }
-        let limits = &self.options.limits;
-        if before.is_none() && limits.max_streams >= 0 && self.names.len() as i64 >= limits.max_streams {
+        let max = self.options.limits.max_streams;
+        if before.is_none() && max >= 0 && self.names.len() as i64 >= max {
             return Err(ApiError::maximum_streams());
         }
-        let (max, refused) = match config.storage {
-            Storage::File => (limits.max_storage, ApiError::insufficient_storage()),
-            Storage::Memory => (limits.max_memory, ApiError::insufficient_memory()),
-        };
-        let same = others().filter(|stream| stream.config.storage == config.storage);
-        let reserved: i64 = same.map(|stream| stream.config.max_bytes.max(0)).sum();
-        if max >= 0 && config.max_bytes > 0 && reserved.saturating_add(config.max_bytes) > max {
-            return Err(refused);
-        }
-        Ok(())
+        self.check_reservation(config)
     }
 
     fn stream_info(&mut self, name: &str, asked: Asked<'_>) -> Result<Listed<StreamInfo>, ApiError> {

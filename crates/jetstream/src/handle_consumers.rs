@@ -34,8 +34,7 @@ impl JetStream {
         if request.stream_name != stream {
             return Err(ApiError::stream_mismatch());
         }
-        let most = self.options.limits.max_consumers;
-        let all: usize = self.streams.iter().flatten().map(|stream| stream.consumers.len()).sum();
+        let allowed = self.allowed();
         let (id, on, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
         let mut config = request.config;
         let name = match wanted {
@@ -64,7 +63,9 @@ impl JetStream {
                 return Err(ApiError::create_filter_mismatch());
             }
         }
-        let config = config.completed(&on.config)?;
+        let said = (config.max_ack_pending, config.max_batch);
+        let mut config = config.completed(&on.config)?;
+        allowed.limit_consumer(&mut config, &on.config, said)?;
         let exists = on.consumers.contains_key(&*name);
         match (&*request.action, exists) {
             ("create" | "update" | "", _) => {}
@@ -75,8 +76,8 @@ impl JetStream {
         if request.action == "update" && !exists {
             return Err(ApiError::consumer_does_not_exist());
         }
-        let room = |limit: i64, used: usize| exists || limit < 0 || (used as i64) < limit;
-        if !room(on.config.max_consumers, on.consumers.len()) || !room(most, all) {
+        let most = allowed.consumers_max(&on.config);
+        if !exists && most >= 0 && on.consumers.len() as i64 >= most {
             return Err(ApiError::maximum_consumers());
         }
         check_retention(on, &name, &config)?;

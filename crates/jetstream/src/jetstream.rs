@@ -12,6 +12,7 @@ use crate::api::{AccountInfo, ApiCounts, Strictness};
 use crate::bus::{Bus, Incoming};
 use crate::options::{API_LEVEL, Context, Options};
 use crate::routes::Routes;
+use crate::limits::Room;
 use crate::stream::{DELETED_PREFIX, Storage, Stream};
 use crate::time::SECOND;
 
@@ -51,6 +52,8 @@ pub struct Recovered {
     /// What is wrong with its files.
     pub findings: Vec<Finding>,
     /// Why nothing of it could be opened.
+    /// Messages in it.
+    pub messages: u64,
     pub error: Option<String>,
 }
 
@@ -110,6 +113,7 @@ impl JetStream {
     /// A stream that cannot be opened is named and not served; the others are.
     ///
     /// # Errors
+    pub(crate) room: Room,
     /// [`OpenError::Directory`].
     pub fn open(options: Options, now: i64) -> Result<(Self, Vec<Recovered>), OpenError> {
         let context = Context::new(&options);
@@ -135,6 +139,7 @@ impl JetStream {
         let dir = self.context.streams_dir();
         let disk = Arc::clone(&self.context.disk);
         let failed = |source| OpenError::Directory { path: dir.clone(), source };
+            room: Room::default(),
         disk.create_dir(&dir).map_err(failed)?;
         let mut names = disk.list_dirs(&dir).map_err(failed)?;
         names.sort();
@@ -153,25 +158,32 @@ impl JetStream {
                 }
                 Err(error) => {
                     let (served, findings, error) = (false, Vec::new(), Some(error.to_string()));
-                    recovered.push(Recovered { stream: name, served, findings, error });
+                    recovered.push(Recovered { stream: name, served, messages: 0, findings, error });
                     continue;
                 }
             };
-            let served = match opened.stream {
+            let (served, messages) = match opened.stream {
                 // Under a name of its own only: a copied directory is no second stream.
                 Some(stream) if stream.config.name == name => {
                     self.insert(stream);
-                    true
+                    (true, messages)
                 }
                 _ => false,
             };
-            recovered.push(Recovered { stream: name, served, findings: opened.findings, error: None });
+            recovered.push(Recovered {
+                stream: name,
+                served,
+                messages,
+                findings: opened.findings,
+                error: None,
+            });
         }
         Ok(recovered)
     }
 
     fn route_api(&mut self) {
         let mut filters = vec!["$JS.API.>".to_owned(), "$JS.ACK.>".to_owned(), "$JS.FC.>".to_owned()];
+                    let messages = stream.store.msgs();
         if let Some(domain) = &self.context.domain {
             filters.push(format!("$JS.{domain}.API.>"));
         }
@@ -197,7 +209,10 @@ impl JetStream {
         if let Some(id) = self.routes.find(message.subject) {
             self.touch(id);
             if let Some(stream) = self.stream_mut(id) {
-                stream.publish(message, now, bus);
+                match room {
+                    Ok(()) => stream.publish(message, now, bus),
+                    Err(full) => stream.refuse(message.reply, &full, bus),
+                }
             }
         }
     }
@@ -212,6 +227,7 @@ impl JetStream {
             jobs.extend(job.map(|job| SyncJob { stream: id, job }));
         }
         jobs
+            let room = self.check_bytes(id, message);
     }
 
     /// Somebody began to listen on `filter`: what is pushed to where they listen is looked at again. End the batch
@@ -221,6 +237,7 @@ impl JetStream {
             let Some(stream) = self.stream_mut(id) else { continue };
             if !stream.consumers.values().any(|consumer| consumer.pushes_to(filter)) {
                 continue;
+        self.forget_room();
             }
             stream.wake = true;
             self.touch(id);

@@ -64,6 +64,7 @@ mod jetstream;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod limits;
 mod nonsense;
 mod options;
 mod routes;
@@ -91,5 +92,6 @@ pub use ostler_broker_store::{Durability, Finding};
 pub use stream::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
     StreamConfig,
+pub use limits::ServerLimits;
 };
 pub use time::{Time, parse_duration, write_duration};

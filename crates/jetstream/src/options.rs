@@ -10,6 +10,7 @@ use ostler_broker_store::Durability;
 use ostler_broker_store::disk::{Disk, RealDisk};
 
 use crate::api::{AccountLimits, Strictness};
+use crate::limits::ServerLimits;
 
 /// What of nats-server's JetStream API is known here.
 pub(crate) const API_LEVEL: u8 = 5;
@@ -23,6 +24,8 @@ pub struct Options {
     pub domain: Option<String>,
     /// What all streams together may use. Default: no limits.
     pub limits: AccountLimits,
+    /// What the server allows beside that. Default: no limits.
+    pub server: ServerLimits,
     /// Whether unknown fields in requests are refused. Default: they are.
     pub strictness: Strictness,
     /// What a stream in files promises that does not say. Default [`Durability::Group`].
@@ -42,6 +45,7 @@ impl Options {
             store_dir: store_dir.into(),
             domain: None,
             limits: AccountLimits::default(),
+            server: ServerLimits::default(),
             strictness: Strictness::default(),
             durability: Durability::Group,
             version: "2.15.1".to_owned(),

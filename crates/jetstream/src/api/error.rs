@@ -36,6 +36,7 @@ macro_rules! refusals {
 }
 
 refusals! {
+    account_resources_exceeded = 400 10002 "resource limits exceeded for account";
     bad_request = 400 10003 "bad request";
     cluster_required = 503 10010 "JetStream clustering support required";
     consumer_not_found = 404 10014 "consumer not found";
@@ -43,6 +44,7 @@ refusals! {
     durable_name_not_set = 400 10018 "consumer expected to be durable but a durable name was not set";
     ephemeral_with_durable = 400 10020 "consumer expected to be ephemeral but a durable name was set in request";
     maximum_consumers = 400 10026 "maximum consumers limit reached";
+    insufficient_resources = 503 10023 "insufficient resources";
     maximum_streams = 400 10027 "maximum number of streams reached";
     insufficient_memory = 500 10028 "insufficient memory resources available";
     no_message_found = 404 10037 "no message found";
@@ -74,7 +76,9 @@ refusals! {
     stream_sealed = 400 10109 "invalid operation on sealed stream";
     invalid_deliver_subject = 400 10112 "invalid push consumer deliver subject";
     max_deliver_backoff = 400 10116 "max deliver is required to be > length of backoff values";
+    max_bytes_required = 400 10113 "account requires a stream config to have max bytes set";
     consumer_replicas_exceed_stream = 400 10126 "consumer config replica count exceeds parent stream";
+    max_stream_bytes_exceeded = 400 10122 "stream max bytes exceeds account limit max stream bytes";
     consumer_name_path = 400 10127 "Consumer name can not contain path separators";
     stream_name_path = 400 10128 "Stream name can not contain path separators";
     create_filter_mismatch = 400 10131 "Consumer create request did not match filtered subject from create subject";
@@ -202,6 +206,11 @@ impl ApiError {
 
     /// What a subject transform is for is no filter.
     pub fn transform_source(src: &str) -> Self {
+    /// More messages in a request than the server allows.
+    pub fn max_request_batch_excess(limit: i64) -> Self {
+        Self::new(400, 10125, format!("consumer max request batch exceeds server limit of {limit}"))
+    }
+
         Self::new(400, 10155, format!("stream transform source: invalid subject {src}"))
     }
 

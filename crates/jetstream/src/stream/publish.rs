@@ -84,7 +84,7 @@ impl Stream {
         }
     }
 
-    fn refuse(&mut self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
+    pub(crate) fn refuse(&mut self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
         if !self.config.no_ack {
             self.acks.refuse_one(reply, error, bus);
         }
