@@ -3,8 +3,12 @@
 use serde::Serialize;
 
 use crate::bus::{Bus, publish};
+use crate::consumer::UnpinReason;
 use crate::options::Context;
 use crate::time::Time;
+
+/// The one account there is.
+const ACCOUNT: &str = "$G";
 
 /// Something worth saying.
 pub(crate) trait Advisory: Serialize {
@@ -127,6 +131,54 @@ impl Advisory for AckSample<'_> {
 
     fn subject(&self) -> String {
         format!("$JS.EVENT.METRIC.CONSUMER.ACK.{}.{}", self.stream, self.consumer)
+    }
+}
+
+/// A client gets all messages from now on.
+#[derive(Serialize)]
+pub(crate) struct Pinned<'a> {
+    account: &'static str,
+    stream: &'a str,
+    consumer: &'a str,
+    group: &'a str,
+    pinned_id: &'a str,
+}
+
+impl<'a> Pinned<'a> {
+    pub(crate) fn new(stream: &'a str, consumer: &'a str, group: &'a str, pinned_id: &'a str) -> Self {
+        Self { account: ACCOUNT, stream, consumer, group, pinned_id }
+    }
+}
+
+impl Advisory for Pinned<'_> {
+    const KIND: &'static str = "advisory.v1.consumer_group_pinned";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.PINNED.{}.{}", self.stream, self.consumer)
+    }
+}
+
+/// No client gets all messages any more.
+#[derive(Serialize)]
+pub(crate) struct Unpinned<'a> {
+    account: &'static str,
+    stream: &'a str,
+    consumer: &'a str,
+    group: &'a str,
+    reason: UnpinReason,
+}
+
+impl<'a> Unpinned<'a> {
+    pub(crate) fn new(stream: &'a str, consumer: &'a str, group: &'a str, reason: UnpinReason) -> Self {
+        Self { account: ACCOUNT, stream, consumer, group, reason }
+    }
+}
+
+impl Advisory for Unpinned<'_> {
+    const KIND: &'static str = "advisory.v1.consumer_group_unpinned";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.UNPINNED.{}.{}", self.stream, self.consumer)
     }
 }
 

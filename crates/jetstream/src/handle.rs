@@ -121,6 +121,10 @@ impl JetStream {
                 let done = self.pause_consumer(stream, name, asked);
                 self.conclude(stream, "consumer_pause_response", asked, done, bus);
             }
+            Command::ConsumerUnpin(stream, name) => {
+                let done = self.unpin_consumer(stream, name, asked, bus);
+                self.say_as("consumer_unpin_response", asked, done, bus);
+            }
             Command::ConsumerNames(stream) => {
                 let names = self.consumer_names(stream, asked);
                 self.say_as("consumer_names_response", asked, names, bus);

@@ -2,10 +2,11 @@
 
 use crate::advisory::{Action, Advisory, ConsumerAction};
 use crate::api::{
-    ApiError, ConsumerCreate, Deleted, ListRequest, Listed, Named, PauseRequest, Paused, read_or_default,
+    ApiError, ConsumerCreate, Deleted, ListRequest, Listed, Named, PauseRequest, Paused, UnpinRequest,
+    Unpinned, read, read_or_default,
 };
 use crate::bus::{Bus, Incoming};
-use crate::consumer::{AckSubject, Consumer, ConsumerConfig, ConsumerInfo};
+use crate::consumer::{AckSubject, Consumer, ConsumerConfig, ConsumerInfo, UnpinReason};
 use crate::handle::{Asked, INFOS_PER_PAGE, NAMES_PER_PAGE, no_responders};
 use crate::jetstream::JetStream;
 use crate::stream::{Retention, Stream};
@@ -148,6 +149,31 @@ impl JetStream {
             pause_until: until.map_or(Time::NONE, Time::from_nanos),
             pause_remaining: until.map_or(0, |until| until - now),
         })
+    }
+
+    pub(crate) fn unpin_consumer(
+        &mut self,
+        stream: &str,
+        name: &str,
+        asked: Asked<'_>,
+        bus: &mut impl Bus,
+    ) -> Result<Unpinned, ApiError> {
+        if asked.message.payload.trim_ascii().is_empty() {
+            return Err(ApiError::invalid_json("unexpected end of JSON input"));
+        }
+        let request: UnpinRequest = read(asked.message.payload, self.strictness)?;
+        if request.group.is_empty() {
+            return Err(ApiError::invalid_json("consumer group not specified"));
+        }
+        let (id, on, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
+        let consumer = on.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
+        if !consumer.config.priority_groups.contains(&request.group) {
+            return Err(ApiError::invalid_priority_group());
+        }
+        consumer.unpin(UnpinReason::Admin, stream, asked.now, bus, context);
+        on.wake = true;
+        self.touch(id);
+        Ok(Unpinned {})
     }
 
     pub(crate) fn consumer_names(

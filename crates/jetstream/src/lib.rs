@@ -85,7 +85,9 @@ pub use api::{
     AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, StreamInfo, StreamState, Strictness,
 };
 pub use bus::{Bus, Incoming};
-pub use consumer::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, ReplayPolicy};
+pub use consumer::{
+    AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, PriorityGroupState, PriorityPolicy, ReplayPolicy,
+};
 pub use jetstream::{JetStream, OpenError, Recovered, RouteChange, SyncJob, SyncResult};
 pub use options::Options;
 pub use ostler_broker_store::{Durability, Finding};

@@ -19,6 +19,8 @@ struct Ask {
     headers: Vec<(String, String)>,
     #[serde(default = "usual_wait")]
     wait: f64,
+    #[serde(default = "usual_reply")]
+    reply: String,
 }
 
 /// Of `capture.py`.
@@ -26,8 +28,15 @@ fn usual_wait() -> f64 {
     0.15
 }
 
+fn usual_reply() -> String {
+    REPLY.to_owned()
+}
+
 #[derive(serde::Deserialize, Debug, PartialEq)]
 struct Answer {
+    /// Whose request it answers, where the script says whose that is.
+    #[serde(default)]
+    to: Option<String>,
     subject: String,
     reply: String,
     headers: String,
@@ -52,12 +61,27 @@ fn settle(value: &mut Value) {
         }
     }
     let Value::Object(fields) = value else { return };
-    for counting in ["pause_remaining"] {
+    for counting in ["pause_remaining", "pinned_client_id"] {
         if fields.contains_key(counting) {
             fields.insert(counting.to_owned(), Value::from("some"));
         }
     }
-    for timely in ["created", "ts", "time", "first_ts", "last_ts", "last_active"] {
+    if fields.get("active").and_then(Value::as_i64).is_some_and(|active| active >= 0) {
+        fields.insert("active".to_owned(), Value::from("lately"));
+    }
+    // Of which run of a stream a message is, in base 62.
+    if let Some(Value::String(headers)) = fields.get("hdrs") {
+        let plain = data_encoding::BASE64.decode(headers.as_bytes()).unwrap_or_default();
+        let mut text = String::from_utf8_lossy(&plain).into_owned();
+        if let Some(label) = text.find("Nats-Stream-Source: ")
+            && let Some(end) = text[label..].find("\r\n")
+            && let Some(run) = text[label..label + end].rfind(' ')
+        {
+            text.replace_range(label + run..label + end, " run");
+        }
+        fields.insert("hdrs".to_owned(), Value::from(text));
+    }
+    for timely in ["created", "ts", "time", "first_ts", "last_ts", "last_active", "pinned_ts"] {
         if let Some(Value::String(text)) = fields.get_mut(timely)
             && !text.starts_with("0001")
         {
@@ -87,7 +111,8 @@ fn settle(value: &mut Value) {
 
 fn settled_headers(headers: &str) -> String {
     let lines = headers.split('|').filter(|line| !line.starts_with("Nats-Time-Stamp"));
-    lines.collect::<Vec<_>>().join("|")
+    let settled = |line| if str::starts_with(line, "Nats-Pin-Id") { "Nats-Pin-Id: some" } else { line };
+    lines.map(settled).collect::<Vec<_>>().join("|")
 }
 
 /// Without the time in it.
@@ -127,7 +152,7 @@ fn replay(name: &str) {
         let payload = text(&ask.payload);
         rig.send(&Incoming {
             subject: ask.subject.as_bytes(),
-            reply: REPLY.as_bytes(),
+            reply: ask.reply.as_bytes(),
             headers: headers.as_bytes(),
             payload: payload.as_bytes(),
         });
@@ -139,15 +164,19 @@ fn replay(name: &str) {
             .filter(|sent| sent.to.starts_with(REPLY) || sent.to.starts_with(PUSHED))
             .collect();
         let place = format!("{name}.script line {}: {} {payload}", number + 1, ask.subject);
-        let of = |subject: &str, reply: &str, headers: &str| {
+        let of = |to: &str, subject: &str, reply: &str, headers: &str| {
             let subject = if subject.starts_with(REPLY) { "" } else { subject };
-            format!("{subject} {} {}", settled_reply(reply), settled_headers(headers))
+            format!("{subject} {} {} {to}", settled_reply(reply), settled_headers(headers))
         };
-        let ours =
-            sent.iter().map(|sent| (of(&sent.subject, &sent.reply, &sent.headers), settled(&sent.payload)));
-        let theirs = expected
-            .iter()
-            .map(|answer| (of(&answer.subject, &answer.reply, &answer.headers), settled(&answer.payload)));
+        let routed = expected.iter().any(|answer| answer.to.is_some());
+        let ours = sent.iter().map(|sent| {
+            let to = if routed && sent.to.starts_with(PUSHED) { &*sent.to } else { "" };
+            (of(to, &sent.subject, &sent.reply, &sent.headers), settled(&sent.payload))
+        });
+        let theirs = expected.iter().map(|answer| {
+            let to = answer.to.as_deref().unwrap_or("");
+            (of(to, &answer.subject, &answer.reply, &answer.headers), settled(&answer.payload))
+        });
         // An acknowledgement waits for the disk here, a delivery does not wait for the acknowledgement: within what is
         // answered and within what is pushed the order is the same.
         let (mut ours, mut theirs): (Vec<_>, Vec<_>) = (ours.collect(), theirs.collect());
@@ -188,6 +217,11 @@ fn messages_are_delivered_as_by_nats_server() {
 }
 
 #[test]
+fn priority_groups_decide_as_in_nats_server() {
+    replay("priority");
+}
+
+#[test]
 fn messages_are_pushed_as_by_nats_server() {
     replay("push");
 }
@@ -195,4 +229,14 @@ fn messages_are_pushed_as_by_nats_server() {
 #[test]
 fn subjects_are_transformed_as_by_nats_server() {
     replay("transforms");
+}
+
+#[test]
+fn mirrors_are_as_those_of_nats_server() {
+    replay("mirrors");
+}
+
+#[test]
+fn sources_are_as_those_of_nats_server() {
+    replay("sources");
 }

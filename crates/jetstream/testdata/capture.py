@@ -3,7 +3,8 @@
 
 usage: capture.py PORT SCRIPT...      (nats-server -js, with no streams of its own)
 
-A script is a file of JSON lines: {"subject": .., "payload": .., "headers": [[name, value], ..], "wait": seconds}.
+A script is a file of JSON lines: {"subject": .., "payload": .., "headers": [[name, value], ..], "wait": seconds,
+"reply": "_P.1" .. "_P.8" when it matters whose request is answered}.
 Beside `x.script` it writes `x.answers`: a line with the answers to each, in the same order.
 """
 import json, socket, sys, time
@@ -45,14 +46,14 @@ class Client:
             return
         body = self.take(total + 2)[:-2]
         reply = parts[3].decode() if len(parts) > shortest else ""
-        subject = parts[1].decode()
-        self.messages.append({"subject": "" if subject.startswith("_I.") else subject, "reply": reply,
+        subject, sid = parts[1].decode(), int(parts[2])
+        self.messages.append({"to": "" if sid == 1 else f"_P.{sid - 1}", "subject": "" if subject.startswith("_I.") else subject, "reply": reply,
                               "headers": body[:header].decode().replace("\r\n", "|"), "payload": body[header:].decode()})
 
-    def ask(self, subject, payload="", headers=None, wait=0.15):
+    def ask(self, subject, payload="", headers=None, wait=0.15, reply=None):
         self.count, self.messages = self.count + 1, []
         body = payload if isinstance(payload, str) else json.dumps(payload)
-        body, reply = body.encode(), f"_I.{self.count}"
+        body, reply = body.encode(), reply or f"_I.{self.count}"
         if headers:
             block = b"NATS/1.0\r\n" + b"".join(f"{k}: {v}\r\n".encode() for k, v in headers) + b"\r\n"
             head = f"HPUB {subject} {reply} {len(block)} {len(block) + len(body)}\r\n".encode()

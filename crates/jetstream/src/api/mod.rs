@@ -12,8 +12,9 @@ pub use types::{AccountInfo, AccountLimits, ApiCounts, SequenceInfo, StreamInfo,
 pub(crate) use json::{read, read_or_default};
 pub(crate) use request::{
     Command, ConsumerCreate, DirectGet, InfoRequest, ListRequest, MessageDelete, MessageGet, NamesRequest,
-    PauseRequest, Purge,
+    PauseRequest, Purge, UnpinRequest,
 };
 pub(crate) use types::{
-    Answer, Created, Deleted, Listed, MessageFound, Named, Paused, Purged, StoredMessage, refusal, render,
+    Answer, Created, Deleted, Listed, MessageFound, Named, Paused, Purged, StoredMessage, Unpinned, refusal,
+    render,
 };

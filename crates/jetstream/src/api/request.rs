@@ -25,6 +25,7 @@ pub(crate) enum Command<'a> {
     ConsumerInfo(&'a str, &'a str),
     ConsumerDelete(&'a str, &'a str),
     ConsumerPause(&'a str, &'a str),
+    ConsumerUnpin(&'a str, &'a str),
     ConsumerNames(&'a str),
     ConsumerList(&'a str),
     NextMessages(&'a str, &'a str),
@@ -73,6 +74,7 @@ impl<'a> Command<'a> {
             "INFO" => pair(rest).map(|(stream, name)| Self::ConsumerInfo(stream, name)),
             "DELETE" => pair(rest).map(|(stream, name)| Self::ConsumerDelete(stream, name)),
             "PAUSE" => pair(rest).map(|(stream, name)| Self::ConsumerPause(stream, name)),
+            "UNPIN" => pair(rest).map(|(stream, name)| Self::ConsumerUnpin(stream, name)),
             "NAMES" => one_token(rest).then_some(Self::ConsumerNames(rest)),
             "LIST" => one_token(rest).then_some(Self::ConsumerList(rest)),
             "MSG" => pair(rest.strip_prefix("NEXT.")?).map(|(stream, name)| Self::NextMessages(stream, name)),
@@ -152,6 +154,13 @@ pub(crate) struct ConsumerCreate {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PauseRequest {
     pub(crate) pause_until: Time,
+}
+
+/// nats-server reads this one leniently.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct UnpinRequest {
+    pub(crate) group: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -184,6 +184,10 @@ pub(crate) struct Deleted {
     pub(crate) success: bool,
 }
 
+/// Nothing is said beside that it was done.
+#[derive(Debug, Serialize)]
+pub(crate) struct Unpinned {}
+
 #[derive(Debug, Serialize)]
 pub(crate) struct Paused {
     pub(crate) paused: bool,

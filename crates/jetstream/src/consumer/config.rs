@@ -7,6 +7,7 @@ use ostler_broker_proto::subject::{self, Filter};
 use ostler_broker_store::Selection;
 use serde::{Deserialize, Serialize};
 
+use super::PriorityPolicy;
 use crate::api::ApiError;
 use crate::stream::{
     DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, Retention, SERVER_METADATA, StreamConfig, is_default, is_name,
@@ -123,13 +124,10 @@ pub struct ConsumerConfig {
     pub metadata: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Time::is_none")]
     pub pause_until: Time,
-    /// Refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub priority_groups: Vec<String>,
-    /// Refused.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub priority_policy: String,
-    /// Refused.
+    #[serde(skip_serializing_if = "is_default")]
+    pub priority_policy: PriorityPolicy,
     #[serde(skip_serializing_if = "is_default")]
     pub priority_timeout: i64,
     /// Refused.
@@ -170,6 +168,7 @@ impl ConsumerConfig {
         } else {
             self.check_pull()?;
         }
+        self.complete_priority()?;
         self.check_filters()?;
         self.check_start()?;
         self.sampling()?;
@@ -215,11 +214,7 @@ impl ConsumerConfig {
     }
 
     fn check_supported(&self) -> Result<(), ApiError> {
-        let grouped = !self.priority_groups.is_empty()
-            || self.priority_timeout != 0
-            || !matches!(&*self.priority_policy, "" | "none");
         let wanted = [
-            (grouped, "a priority group"),
             (self.replay_policy == ReplayPolicy::Original, "replay policy original"),
             (self.direct, "a direct consumer"),
         ];
@@ -436,7 +431,7 @@ impl ConsumerConfig {
 
     /// The lowest API level that knows everything that is asked for here.
     pub(crate) fn required_level(&self) -> u8 {
-        u8::from(!self.pause_until.is_none())
+        u8::from(!self.pause_until.is_none() || self.priority_policy != PriorityPolicy::None)
     }
 }
 

@@ -37,6 +37,13 @@ pub(super) struct Chosen {
     from: From,
 }
 
+impl Chosen {
+    /// Whether it was not delivered before.
+    pub(super) fn is_new(&self) -> bool {
+        !matches!(self.from, From::Redelivery { .. })
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum From {
     Redelivery { count: u32 },
@@ -126,8 +133,7 @@ impl Consumer {
         room: Option<u64>,
         ground: &mut Ground<'_, B>,
     ) -> Delivered {
-        let new = !matches!(chosen.from, From::Redelivery { .. });
-        let pending = self.num_pending(ground.store).saturating_sub(u64::from(new));
+        let pending = self.num_pending(ground.store).saturating_sub(u64::from(chosen.is_new()));
         let count = match chosen.from {
             From::Redelivery { count } => u64::from(count) + 1,
             From::Upcoming | From::Stream => 1,
@@ -158,6 +164,14 @@ impl Consumer {
             self.scratch.headers.extend_from_slice(message.headers);
             append(&mut self.scratch.headers, "Nats-Msg-Size", payload.len());
             (headers, payload) = (&self.scratch.headers, b"");
+        }
+        if let Some(pin) = &self.pin {
+            if !self.config.headers_only {
+                self.scratch.headers.clear();
+                self.scratch.headers.extend_from_slice(message.headers);
+            }
+            append(&mut self.scratch.headers, "Nats-Pin-Id", &pin.id);
+            headers = &self.scratch.headers;
         }
         let size = (message.subject.len() + reply.len() + headers.len() + payload.len()) as u64;
         if room.is_some_and(|room| size > room) {

@@ -5,6 +5,7 @@ mod ack;
 mod config;
 mod deliver;
 mod pending;
+mod priority;
 mod pull;
 mod push;
 mod state;
@@ -16,9 +17,11 @@ use ostler_broker_store::{Selection, Store};
 use serde::Serialize;
 
 pub use config::{AckPolicy, ConsumerConfig, DeliverPolicy, ReplayPolicy};
+pub use priority::{PriorityGroupState, PriorityPolicy};
 
 pub(crate) use ack::{AckKind, AckSubject};
 pub(crate) use deliver::Ground;
+pub(crate) use priority::UnpinReason;
 pub(crate) use state::CONSUMER_PREFIX;
 
 use crate::api::{ApiError, SequenceInfo};
@@ -26,6 +29,7 @@ use crate::options::Context;
 use crate::stream::is_default;
 use crate::time::Time;
 use pending::{Pending, PendingSet};
+use priority::Pin;
 use pull::Waiting;
 use push::Push;
 
@@ -53,6 +57,8 @@ pub(crate) struct Consumer {
     counted_to: u64,
     waiting: VecDeque<Waiting>,
     push: Option<Push>,
+    /// The client that gets all messages.
+    pin: Option<Pin>,
     /// Somebody showed interest.
     active_at: i64,
     /// The state changed since it was saved.
@@ -112,6 +118,9 @@ pub struct ConsumerInfo {
     /// For so many nanoseconds.
     #[serde(skip_serializing_if = "is_default")]
     pub pause_remaining: i64,
+    /// Who gets messages before others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub priority_groups: Vec<PriorityGroupState>,
     /// When this was said.
     pub ts: Time,
 }
@@ -147,6 +156,7 @@ impl Consumer {
             ahead: None,
             counted_to: 0,
             waiting: VecDeque::new(),
+            pin: None,
             active_at: now,
             unsaved: true,
             save_now: false,
@@ -201,6 +211,7 @@ impl Consumer {
             self.push = Some(Push::new(now));
         }
         self.config = config;
+        self.apply_priority();
         self.active_at = now;
     }
 
@@ -289,7 +300,10 @@ impl Consumer {
         let save = self.unsaved.then_some(self.saved_at + state::SAVE_INTERVAL);
         let push = self.push.as_ref().and_then(|push| push.next_due(&self.config));
         let pause = self.config.pause_until.nanos();
-        [requests, self.pending.check_at(), inactive, save, push, pause].into_iter().flatten().min()
+        [requests, self.pending.check_at(), inactive, save, push, pause, self.pin_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether nobody showed interest for as long as the configuration says.
@@ -334,6 +348,7 @@ impl Consumer {
                 .nanos()
                 .filter(|_| paused)
                 .map_or(0, |until| until - now),
+            priority_groups: self.group_states(),
             ts: Time::from_nanos(now),
         }
     }

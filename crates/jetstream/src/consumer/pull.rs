@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::Consumer;
 use super::deliver::{Delivered, Ground, Next};
+use super::priority::Claim;
 use crate::bus::{Bus, publish};
 use crate::headers::{append, status};
 use crate::time::write_duration;
@@ -22,6 +23,14 @@ pub(crate) struct NextRequest {
     max_bytes: i64,
     no_wait: bool,
     idle_heartbeat: i64,
+    pub(super) group: String,
+    pub(super) min_pending: i64,
+    pub(super) min_ack_pending: i64,
+    pub(super) id: String,
+    pub(super) priority: i64,
+    /// It is no JSON.
+    #[serde(skip)]
+    pub(super) is_short: bool,
 }
 
 impl NextRequest {
@@ -35,7 +44,7 @@ impl NextRequest {
             return serde_json::from_slice(payload).map_err(|error| error.to_string());
         }
         let number = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok());
-        Ok(Self { batch: number.unwrap_or(1), ..Self::default() })
+        Ok(Self { batch: number.unwrap_or(1), is_short: true, ..Self::default() })
     }
 }
 
@@ -52,6 +61,8 @@ pub(super) struct Waiting {
     no_wait: bool,
     /// How often it wants to hear something, and when next.
     heartbeat: Option<(i64, i64)>,
+    /// What it says of its place, of a consumer with groups.
+    pub(super) claim: Option<Box<Claim>>,
 }
 
 impl Waiting {
@@ -67,7 +78,7 @@ impl Waiting {
         publish(bus, &self.reply, &status(text), b"");
     }
 
-    fn end_with_rest(&self, text: &str, bus: &mut impl Bus) {
+    pub(super) fn end_with_rest(&self, text: &str, bus: &mut impl Bus) {
         let mut headers = status(text);
         append(&mut headers, "Nats-Pending-Messages", self.left);
         append(&mut headers, "Nats-Pending-Bytes", self.bytes.unwrap_or(0));
@@ -116,6 +127,7 @@ impl Consumer {
         if config.max_bytes > 0 && request.max_bytes > config.max_bytes {
             return Err(format!("409 Exceeded MaxRequestMaxBytes of {}", config.max_bytes));
         }
+        let claim = self.claim(&request, ground.now)?;
         self.active_at = ground.now;
         if self.waiting.len() as i64 >= self.config.max_waiting {
             self.drop_ended(ground);
@@ -138,7 +150,7 @@ impl Consumer {
             }
         }
         let every = request.idle_heartbeat;
-        self.waiting.push_back(Waiting {
+        self.enqueue(Waiting {
             reply: reply.into(),
             left: batch as u64,
             got: 0,
@@ -146,6 +158,7 @@ impl Consumer {
             expires: (request.expires != 0).then(|| ground.now.saturating_add(request.expires)),
             no_wait,
             heartbeat: (every > 0).then(|| (every, ground.now.saturating_add(every))),
+            claim,
         });
         Ok(())
     }
@@ -182,7 +195,10 @@ impl Consumer {
                     break;
                 }
             };
-            let Some(mut waiting) = self.waiting.pop_front() else { break };
+            let Some(mut waiting) = self.take_turn(&chosen, ground) else {
+                self.end_impatient(ground.bus);
+                break;
+            };
             match self.deliver(chosen, &waiting.reply, waiting.bytes, ground) {
                 Delivered::Sent(size) => {
                     sent += size;
@@ -193,7 +209,7 @@ impl Consumer {
                         *at = ground.now.saturating_add(*every);
                     }
                     if waiting.left > 0 {
-                        self.waiting.push_back(waiting);
+                        self.enqueue(waiting);
                     } else if waiting.bytes.is_some_and(|bytes| bytes > 0) {
                         waiting.end_with_rest("409 Batch Completed", ground.bus);
                     }

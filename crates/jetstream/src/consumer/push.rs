@@ -159,6 +159,7 @@ impl Consumer {
     /// Does what time asks for: requests expire, those who wait hear that somebody is there.
     pub(crate) fn tick<B: Bus>(&mut self, ground: &mut Ground<'_, B>) {
         self.queue_due(ground.now);
+        self.expire_pin(ground);
         if self.config.pause_until.nanos().is_some_and(|until| until <= ground.now) {
             self.config.pause_until = crate::time::Time::NONE;
         }
