@@ -69,6 +69,11 @@ impl AckQueue {
         self.entries.is_empty()
     }
 
+    /// What it keeps in memory for those who wait.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bytes.len() + self.entries.len() * size_of::<Entry>()
+    }
+
     /// Waits to say that a message is stored.
     pub(crate) fn stored(&mut self, reply: &[u8], seq: u64, duplicate: bool) {
         let kind = if duplicate { Kind::Duplicate } else { Kind::Stored };

@@ -283,10 +283,18 @@ impl JetStream {
     pub fn next_due(&mut self) -> Option<i64> {
         let in_files = self.streams.iter().flatten().any(|stream| stream.config.storage == Storage::File);
         let maintenance = in_files.then_some(self.maintenance);
+        let transfers = self.backups.next_due(self.now);
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
         let due = |stream: &mut Box<Stream>| [stream.next_expiry(), stream.next_consumer_due(now)];
-        streams.flat_map(due).flatten().chain(maintenance).min()
+        let own = streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min();
+        own.into_iter().chain(transfers).chain(self.next_feed_due(now)).min()
+    }
+
+    /// Memory that answers take which wait for the disk. A broker that finds this large does not read publishers for a
+    /// while: nothing here refuses them.
+    pub fn waiting_bytes(&self) -> usize {
+        self.streams.iter().flatten().map(|stream| stream.acks.waiting_bytes()).sum()
     }
 
     /// Writes and syncs everything on this thread: the orderly end. Answers that wait are not sent.
