@@ -21,7 +21,7 @@ use super::outbound::{Outbound, Pool};
 use super::pace::Pace;
 use super::{End, Shard, Streams, jetstream};
 use crate::auth::{Challenge, Entry};
-use crate::link::Link;
+use crate::link::{Link, NO_SLOT};
 use crate::listen::{self, Door};
 use crate::monitor;
 use crate::shared::Shared;
@@ -180,6 +180,8 @@ async fn read_to_end(shard: Handle, link: Arc<Link>, stream: Rc<Transport>) {
                 Next::Yield => tokio::task::yield_now().await,
                 Next::Itself => link.until_released().await,
                 // Not reading is what holds the publisher back: its own socket fills up.
+                // The disk is waited for as long as it takes: what is published meanwhile would pile up.
+                Next::Subscriber(streams) if streams.slot == NO_SLOT => streams.until_released().await,
                 Next::Subscriber(subscriber) => {
                     let stall_max = shard.borrow().limits.stall_max;
                     let _ = timeout(stall_max, subscriber.until_released()).await;

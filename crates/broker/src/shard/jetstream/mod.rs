@@ -45,6 +45,11 @@ const QUEUED_PER_BATCH: usize = 1024;
 const SLEEP_MAX: Duration = Duration::from_secs(2);
 /// How long publishers that wait for the disk are waited for when the server ends.
 const SETTLE_MAX: Duration = Duration::from_secs(2);
+/// How long it is not asked again what it waits for. Nothing of that is promised more exactly.
+const LOOK_PAUSE: Duration = Duration::from_millis(2);
+/// Publishers wait when answers that wait for the disk take this part of what may wait for one client: hundreds of
+/// thousands of them.
+const STALL_FRACTION: usize = 4;
 /// What must not happen before, to keep a clock that is always late from spinning.
 const SLEEP_MIN: Duration = Duration::from_micros(200);
 
@@ -66,6 +71,8 @@ struct Room {
     syncs: Syncs,
     clock: Clock,
     due: Option<Instant>,
+    /// When it was last asked what it waits for.
+    looked_at: Option<Instant>,
     /// Where messages are put together.
     scratch: Vec<u8>,
     /// Nothing more is taken: the server ends.
@@ -114,6 +121,7 @@ impl Streams {
                 syncs: Syncs::default(),
                 clock: Clock::default(),
                 due: None,
+                looked_at: None,
                 scratch: Vec::new(),
                 is_ending: false,
             })
@@ -234,23 +242,37 @@ impl Shard {
                 break;
             }
         }
-        self.reckon_due();
+        self.take_stock();
     }
 
-    /// Notes when JetStream has something to do, and has the clock wake up for it.
-    fn reckon_due(&mut self) {
+    /// Looks at what JetStream waits for: time, then the clock is told; the disk, then publishers may have to wait too.
+    ///
+    /// It asks every stream, so under load not after each batch, but so many times a second.
+    fn take_stock(&mut self) {
+        let stall_bytes = self.limits.pending_bytes_max / STALL_FRACTION;
         let Some(room) = self.streams.0.as_deref_mut() else { return };
         room.is_touched = false;
         let Some(jetstream) = room.jetstream.as_deref_mut() else { return };
-        let waits = match jetstream.next_due() {
-            _ if !room.queue.is_empty() => Some(SLEEP_MIN),
-            Some(at) => {
-                let nanos = u64::try_from(at.saturating_sub(unix_nanos())).unwrap_or(0);
-                Some(Duration::from_nanos(nanos).clamp(SLEEP_MIN, SLEEP_MAX))
+        let now = Instant::now();
+        let again = room.looked_at.map(|at| at + LOOK_PAUSE).filter(|again| *again > now);
+        let due = match again {
+            Some(again) => Some(room.due.map_or(again, |due| due.min(again))),
+            None => {
+                room.looked_at = Some(now);
+                let waiting = jetstream.waiting_bytes();
+                if waiting > stall_bytes {
+                    room.link.stall();
+                } else if waiting <= stall_bytes / 2 {
+                    room.link.release();
+                }
+                let wait = jetstream.next_due().map(|at| {
+                    let nanos = u64::try_from(at.saturating_sub(unix_nanos())).unwrap_or(0);
+                    Duration::from_nanos(nanos).clamp(SLEEP_MIN, SLEEP_MAX)
+                });
+                wait.map(|wait| now + wait)
             }
-            None => None,
         };
-        let due = waits.map(|waits| Instant::now() + waits);
+        let due = if room.queue.is_empty() { due } else { Some(now + SLEEP_MIN) };
         let is_sooner = due.is_some_and(|due| room.due.is_none_or(|before| due < before));
         room.due = due;
         if is_sooner {
@@ -260,7 +282,14 @@ impl Shard {
 
     /// Does what time asks JetStream for. The batch must be ended afterwards.
     pub(super) fn tick_streams(&mut self, now: Instant) {
-        if self.streams.due().is_some_and(|due| due <= now) {
+        let Some(room) = self.streams.0.as_deref_mut().filter(|room| room.due.is_some_and(|due| due <= now))
+        else {
+            return;
+        };
+        room.is_touched = true;
+        room.looked_at = None;
+        let Some(jetstream) = room.jetstream.as_deref_mut() else { return };
+        if jetstream.next_due().is_some_and(|due| due <= unix_nanos()) {
             let jobs = self.call(|jetstream, bus, now| jetstream.on_tick(now, bus));
             self.begin_syncs(jobs.unwrap_or_default());
         }
