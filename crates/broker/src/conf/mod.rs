@@ -21,6 +21,7 @@
 
 mod error;
 mod fields;
+mod jetstream;
 mod parse;
 mod refused;
 mod settings;
@@ -30,8 +31,8 @@ mod users;
 mod value;
 
 pub use error::{Invalid, Problem};
+pub use jetstream::{Durability, JetStreamAccountLimits, JetStreamLimits, JetStreamSettings};
 pub use parse::{Outside, System, parse};
-pub use refused::JETSTREAM;
 pub use settings::{Handshake, LogSettings, MonitorSettings, Settings, TlsSettings, WebSocketSettings};
 pub use value::{Block, Entry, Kind, Position, Value};
 

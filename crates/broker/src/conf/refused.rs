@@ -1,12 +1,10 @@
 //! The settings of nats-server that this server does not have, each with the reason and what to do instead. A setting
 //! that gets support leaves this table.
 
-/// JetStream, in one line: what asks for it is refused until it is there.
-pub const JETSTREAM: &str =
-    "this server has no JetStream yet; remove it, or use nats-server where streams are needed";
-
 const ONE_NODE: &str =
     "this server is one node: clustering, gateways and leaf nodes need nats-server; remove it";
+const ENCRYPTION: &str =
+    "messages are not encrypted on disk; put store_dir on an encrypted file system, and remove it";
 const OPERATOR: &str =
     "operator mode (JWT) needs nats-server; list the users under authorization or accounts";
 const SHARED: &str =
@@ -70,9 +68,16 @@ const TABLE: &[(&str, &str)] = &[
     ("max_closed_clients", "the number of remembered connections is fixed; remove it"),
     ("server_tags", "tags place streams in a cluster; remove it"),
     ("server_metadata", "metadata describes servers of a cluster; remove it"),
-    ("default_js_domain", JETSTREAM),
-    ("js_acc_default_domain", JETSTREAM),
-    ("store_cipher", JETSTREAM),
+    ("default_js_domain", ONE_NODE),
+    ("js_acc_default_domain", ONE_NODE),
+    ("jetstream.key", ENCRYPTION),
+    ("jetstream.ek", ENCRYPTION),
+    ("jetstream.encryption_key", ENCRYPTION),
+    ("jetstream.prev_key", ENCRYPTION),
+    ("jetstream.prev_ek", ENCRYPTION),
+    ("jetstream.prev_encryption_key", ENCRYPTION),
+    ("jetstream.cipher", ENCRYPTION),
+    ("jetstream.tpm", ENCRYPTION),
     ("always_enable_nonce", "the nonce is sent whenever an nkey may answer it; remove it"),
     ("proxies", "the PROXY protocol needs nats-server; remove it"),
     ("proxy_protocol", "the PROXY protocol needs nats-server; remove it"),
@@ -94,7 +99,6 @@ const TABLE: &[(&str, &str)] = &[
     ("authorization.proxy_required", "the PROXY protocol needs nats-server; remove it"),
     ("accounts.*.imports", SHARED),
     ("accounts.*.exports", SHARED),
-    ("accounts.*.jetstream", JETSTREAM),
     ("accounts.*.limits", "limits apply to connections, not to accounts; use max_connections and its kin"),
     ("accounts.*.mappings", "subject mappings need nats-server; remove it"),
     ("accounts.*.maps", "subject mappings need nats-server; remove it"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::error::{Invalid, Notes, Problem};
 use super::fields::Fields;
+use super::jetstream::{self, JetStreamSettings};
 use super::parse::{Outside, parse};
 use super::units;
 use super::users;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub pid_file: Option<PathBuf>,
     /// `ports_file_dir`
     pub ports_file_dir: Option<PathBuf>,
+    /// `jetstream`, `store_dir`
+    pub jetstream: JetStreamSettings,
     /// `debug`, `trace`, `log_file` and their kin
     pub log: LogSettings,
     /// What deserves a word but stops nobody.
@@ -165,6 +168,7 @@ fn read(block: &Block, notes: &Notes) -> Settings {
         settings.server_name = Some(name);
     }
     settings.limits = limits(&mut fields);
+    settings.jetstream = jetstream::jetstream(&mut fields);
     security(&mut fields, &mut settings);
     settings.websocket =
         fields.block(&["websocket", "ws"]).and_then(|(entry, block)| websocket(entry, block, notes));
@@ -179,11 +183,6 @@ fn read(block: &Block, notes: &Notes) -> Settings {
         time: fields.boolean(&["logtime"]),
         utc: fields.boolean(&["logtime_utc"]).unwrap_or(false),
     };
-    if let Some(entry) = fields.take(&["jetstream"]) {
-        users::jetstream(entry, notes);
-    }
-    // Where streams would be kept; without JetStream there are none, so that it changes nothing.
-    fields.filled(&["store_dir", "storedir"]);
     fields.finish();
     settings
 }
@@ -236,7 +235,11 @@ fn security(fields: &mut Fields<'_>, settings: &mut Settings) {
     }
     let accounts = fields.take(&["accounts"]);
     if let Some(entry) = accounts {
-        settings.identities.extend(users::accounts(entry, notes));
+        let read = users::accounts(entry, notes);
+        settings.identities.extend(read.identities);
+        if let Some((account, limits)) = read.streams {
+            (settings.jetstream.account, settings.jetstream.account_limits) = (Some(account), limits);
+        }
     }
     for entry in fields.take(&["authorization"]).into_iter().chain(fields.take(&["accounts"])).take(1) {
         users::check_unique(&settings.identities, entry, notes);

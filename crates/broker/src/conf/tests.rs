@@ -378,9 +378,10 @@ fn settings_that_need_nats_server_say_why() {
         ("mqtt {port: 1}", "MQTT"),
         ("operator: eyJ", "operator mode"),
         ("https_port: 1", "plain HTTP"),
-        ("jetstream: true", "jetstream is not supported: this server has no JetStream yet"),
-        ("jetstream {max_mem_store: 1GB}", "no JetStream yet"),
-        ("jetstream: enabled", "no JetStream yet"),
+        ("jetstream {key: secret}", "jetstream.key is not supported: messages are not encrypted on disk"),
+        ("jetstream {cipher: aes}", "jetstream.cipher is not supported"),
+        ("jetstream {tpm {}}", "jetstream.tpm is not supported"),
+        ("default_js_domain {A: hub}", "one node"),
         ("tls {cert_file: a, key_file: b, cipher_suites: [x]}", "tls.cipher_suites is not supported"),
         ("websocket {port: 1, tls {cert_file: a, key_file: b, min_version: x}}", "cannot be narrowed"),
         ("websocket {port: 1, no_tls: true, compression: true}", "not compressed"),
@@ -390,8 +391,78 @@ fn settings_that_need_nats_server_say_why() {
         let error = invalid(text);
         assert!(error.contains(says), "{text}: {error}");
     }
-    assert!(settings("jetstream: disabled").warnings.is_empty());
-    assert!(settings("jetstream {}").warnings[0].text.contains("left off"));
+}
+
+#[test]
+fn jetstream_is_switched_on_in_many_ways() {
+    for (text, enabled) in [
+        ("", false),
+        ("jetstream: true", true),
+        ("jetstream: enabled", true),
+        ("jetstream: Enable", true),
+        ("jetstream {}", true),
+        ("jetstream {enable: true}", true),
+        ("jetstream: false", false),
+        ("jetstream: disabled", false),
+        ("jetstream {enabled: false, max_mem: 1}", false),
+        ("store_dir: /x", false),
+    ] {
+        let read = settings(text);
+        assert_eq!((read.jetstream.enabled, read.warnings.len()), (enabled, 0), "{text}");
+    }
+}
+
+#[test]
+fn the_settings_of_jetstream_are_read() {
+    let read = settings(
+        "jetstream {store_dir: /x, max_mem: 64MB, max_file_store: \"1G\", domain: hub, strict: false, sync_interval: always\n\
+         limits {max_request_batch: 100, max_ack_pending: 500, duplicate_window: \"1m\", default_max_consumers: 7\n\
+         max_ha_assets: 3, batch {max_inflight_per_stream: 1, max_inflight_total: 2, max_msgs: 3, timeout: \"4s\"}}}\n\
+         accounts {A {users: [{user: a, password: b}], jetstream {max_mem: 1KB, disk: 2KB, streams: 3, max_consumers: 4\n\
+         max_ack_pending: 5, mem_max_stream_bytes: 6, store_max_stream_bytes: 7, max_bytes: true, cluster_traffic: owner}}}",
+    )
+    .jetstream;
+    assert_eq!(read.store_dir, Some("/x".into()));
+    assert_eq!((read.memory_bytes_max, read.storage_bytes_max), (Some(64 << 20), Some(1_000_000_000)));
+    assert_eq!((read.domain.as_deref(), read.lenient), (Some("hub"), true));
+    assert_eq!(read.durability, Some(Durability::Group));
+    let limits = read.limits;
+    assert_eq!((limits.request_batch_max, limits.ack_pending_max), (Some(100), Some(500)));
+    assert_eq!(limits.duplicate_window_max, Some(Duration::from_secs(60)));
+    assert_eq!((limits.consumers_default, limits.batches_per_stream_max), (Some(7), Some(1)));
+    assert_eq!((limits.batches_max, limits.batch_messages_max), (Some(2), Some(3)));
+    assert_eq!(limits.batch_timeout, Some(Duration::from_secs(4)));
+    assert_eq!(read.account.as_deref(), Some("A"));
+    let account = read.account_limits;
+    assert_eq!((account.memory_bytes_max, account.storage_bytes_max), (Some(1024), Some(2048)));
+    assert_eq!(
+        (account.streams_max, account.consumers_max, account.ack_pending_max),
+        (Some(3), Some(4), Some(5))
+    );
+    assert_eq!((account.memory_stream_bytes_max, account.storage_stream_bytes_max), (Some(6), Some(7)));
+    assert!(account.bytes_max_required);
+    // What tunes replicas and queues that are not here has no effect, and -1 is the default.
+    let read = settings(
+        "jetstream {max_mem_store: -1, unique_tag: \"az:\", max_outstanding_catchup: 64MB, max_buffered_msgs: 1\n\
+         request_queue_limit: 5, sync_interval: \"2m\", domain: \"\", limits {max_ack_pending: -1}}",
+    );
+    assert_eq!(read.jetstream, JetStreamSettings { enabled: true, ..JetStreamSettings::default() });
+}
+
+#[test]
+fn durability_is_chosen_by_its_own_key() {
+    for (text, durability) in [
+        ("", None),
+        ("durability: group", Some(Durability::Group)),
+        ("durability: process", Some(Durability::Process)),
+        ("durability: async", Some(Durability::Async)),
+        ("durability: group, sync_interval: always", Some(Durability::Group)),
+        ("durability: process, sync_interval: \"10s\"", Some(Durability::Process)),
+        // An interval weakens nothing.
+        ("sync: \"10s\"", None),
+    ] {
+        assert_eq!(settings(&format!("jetstream {{{text}}}")).jetstream.durability, durability, "{text}");
+    }
 }
 
 #[test]
@@ -439,6 +510,28 @@ fn wrong_values_are_explained() {
             "permission \"a q\"",
         ),
         ("authorization {users: [{user: a, password: b, permissions {publish: {allow: []}}}]}", "ambiguous"),
+        ("jetstream: maybe", "true, false, enabled, disabled or a block"),
+        ("jetstream: 1", "true, false, enabled, disabled or a block"),
+        ("jetstream {enabled: 1}", "jetstream.enabled: true or false is expected"),
+        ("jetstream {dir: x}", "jetstream.dir is not a setting"),
+        ("jetstream {max_file_stor: 1}", "did you mean max_file_store?"),
+        ("jetstream {max_mem: -5}", "-5 is no size"),
+        ("jetstream {max_mem: many}", "a size is expected, such as 64MB"),
+        ("jetstream {domain: \"a b\"}", "cannot be a domain"),
+        ("jetstream {domain: API}", "cannot be a domain"),
+        ("jetstream {domain: \"x.>\"}", "cannot be a domain"),
+        ("jetstream {durability: never}", "group (an acknowledged message survives a power cut)"),
+        ("jetstream {durability: process, sync_interval: always}", "always contradicts the durability"),
+        ("jetstream {sync_interval: never}", "write a time as in"),
+        ("jetstream {limits {max_streams: 5}}", "jetstream.limits.max_streams is not a setting"),
+        ("jetstream {limits {duplicate_window: x}}", "write a time as in"),
+        ("store_dir: /x\njetstream {store_dir: /y}", "it is set already at f:1:1; keep one of them"),
+        ("accounts {A {jetstream: maybe}}", "true, false, enabled, disabled or a block"),
+        ("accounts {A {jetstream: {max_disks: 5}}}", "did you mean max_disk?"),
+        (
+            "accounts {A {jetstream: true}, B {jetstream: true}}",
+            "A and B both have jetstream, but only one account can",
+        ),
         ("no_auth_user: x", "there is no user \"x\""),
         ("accounts {\"a.b\" {}}", "cannot be an account"),
         ("tls {cert_file: a, key_file: b, verify: true}", "tls.verify needs tls.ca_file"),
@@ -585,7 +678,7 @@ proptest! {
             prop::sample::select(vec![
                 "{", "}", "[", "]", "(", "\n)\n", "\"", "'", ":", "=", ",", ";", "\n", " ", "#", "//", "$", "$a", "\\",
                 "\\x4", "a", "include", "f", "port", "tls", "users", "authorization", "permissions", "accounts",
-                "websocket", "allow_responses", "1", "-1", "1.5", "2s", "64MB", "true", "é", "jetstream",
+                "websocket", "allow_responses", "durability", "limits", "store_dir", "1", "-1", "1.5", "2s", "64MB", "true", "é", "jetstream",
             ]),
             0..60,
         )

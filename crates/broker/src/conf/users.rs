@@ -8,8 +8,8 @@ use ostler_broker_proto::subject::Filter;
 
 use super::error::Notes;
 use super::fields::Fields;
+use super::jetstream::{self, JetStreamAccountLimits};
 use super::parse::is_bcrypt;
-use super::refused;
 use super::value::{Block, Entry, Kind, Position, Value};
 use crate::auth::{Credential, Identity, Users};
 use crate::permissions::{AllowResponses, Permissions, Rules};
@@ -73,9 +73,17 @@ pub(super) fn authorization(entry: &Entry, block: &Block, notes: &Notes) -> Auth
     Authorization { identities, timeout }
 }
 
+/// What `accounts` says.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    pub(super) identities: Vec<Identity>,
+    /// The account that has streams, and what it may use.
+    pub(super) streams: Option<(String, JetStreamAccountLimits)>,
+}
+
 /// `accounts {NAME {users [...]}}` or `accounts [NAME, ...]`
-pub(super) fn accounts(entry: &Entry, notes: &Notes) -> Vec<Identity> {
-    let mut identities = Vec::new();
+pub(super) fn accounts(entry: &Entry, notes: &Notes) -> Accounts {
+    let mut read = Accounts::default();
     match &entry.value.kind {
         Kind::Block(block) => {
             for account in &block.entries {
@@ -90,7 +98,20 @@ pub(super) fn accounts(entry: &Entry, notes: &Notes) -> Vec<Identity> {
                 let mut fields = Fields::new("accounts.*.", block, notes);
                 let defaults = default_permissions(&mut fields);
                 if let Some((_, values)) = fields.list(&["users"]) {
-                    identities.extend(users(values, &account.key, defaults.as_ref(), notes));
+                    read.identities.extend(users(values, &account.key, defaults.as_ref(), notes));
+                }
+                if let Some(limits) = jetstream::account(&mut fields) {
+                    match &read.streams {
+                        None => read.streams = Some((account.key.clone(), limits)),
+                        Some((first, _)) => notes.error(
+                            &account.at,
+                            format!(
+                                "accounts: {first} and {} both have jetstream, but only one account can; put the users \
+                                 that need streams into one",
+                                account.key
+                            ),
+                        ),
+                    }
                 }
                 fields.finish();
             }
@@ -99,7 +120,7 @@ pub(super) fn accounts(entry: &Entry, notes: &Notes) -> Vec<Identity> {
         Kind::List(values) if values.iter().all(|value| matches!(value.kind, Kind::Text(_))) => {}
         _ => notes.error(&entry.value.at, "accounts: a block {NAME: {users: [...]}} is expected"),
     }
-    identities
+    read
 }
 
 /// Whether an account is there: listed, with users or without, or one of those that always are.
@@ -317,19 +338,5 @@ fn responses(fields: &mut Fields<'_>) -> Option<AllowResponses> {
             fields.wrong(entry, "true, false or a block {max, expires} is expected");
             None
         }
-    }
-}
-
-/// `jetstream`: refused, unless it asks for nothing.
-pub(super) fn jetstream(entry: &Entry, notes: &Notes) {
-    match &entry.value.kind {
-        Kind::Bool(false) => {}
-        Kind::Text(text) if text.eq_ignore_ascii_case("disabled") || text.eq_ignore_ascii_case("disable") => {
-        }
-        // It sets nothing, and harnesses that only want a web socket write it: clients see in INFO that it is off.
-        Kind::Block(block) if block.entries.is_empty() => {
-            notes.warn(&entry.at, format!("jetstream is left off: {}", refused::JETSTREAM));
-        }
-        _ => notes.error(&entry.at, format!("jetstream is not supported: {}", refused::JETSTREAM)),
     }
 }

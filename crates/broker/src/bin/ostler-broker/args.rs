@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use ostler_broker::conf::Durability;
+
 /// What the command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Args {
@@ -29,7 +31,10 @@ pub(crate) struct Args {
     pub(crate) tls_cert: Option<PathBuf>,
     pub(crate) tls_key: Option<PathBuf>,
     pub(crate) tls_ca: Option<PathBuf>,
-    pub(crate) jetstream: bool,
+    pub(crate) jetstream: Option<bool>,
+    pub(crate) store_dir: Option<PathBuf>,
+    /// What streams promise that do not say; nats-server has no such flag.
+    pub(crate) durability: Option<Durability>,
     /// Reactor threads; nats-server has no such flag.
     pub(crate) shards: Option<usize>,
 }
@@ -135,8 +140,8 @@ pub(crate) fn parse(arguments: Vec<String>) -> Result<Args, String> {
             "tlscert" => args.tls_cert = Some(value()?.into()),
             "tlskey" => args.tls_key = Some(value()?.into()),
             "tlscacert" => args.tls_ca = Some(value()?.into()),
-            // Where streams would be kept: harnesses always give it, and without JetStream it changes nothing.
-            "sd" | "store_dir" => drop(value()?),
+            "sd" | "store_dir" => args.store_dir = Some(value()?.into()),
+            "durability" => args.durability = Some(durability(&value()?)?),
             "sl" | "signal" => args.action = Action::Signal(value()?),
             "shards" => args.shards = Some(shards(&value()?)?),
             "D" | "debug" => args.debug = Some(switch(name, given)?),
@@ -149,7 +154,7 @@ pub(crate) fn parse(arguments: Vec<String>) -> Result<Args, String> {
             "logtime_utc" => args.log_utc = Some(switch(name, given)?),
             "tls" => args.tls = switch(name, given)?,
             "tlsverify" => args.tls_verify = switch(name, given)?,
-            "js" | "jetstream" => args.jetstream = switch(name, given)?,
+            "js" | "jetstream" => args.jetstream = Some(switch(name, given)?),
             "t" if switch(name, given.clone())? => args.action = Action::Test,
             "h" | "help" if switch(name, given.clone())? => args.action = Action::Help,
             "help_tls" if switch(name, given.clone())? => args.action = Action::HelpTls,
@@ -189,6 +194,12 @@ fn port(name: &str, text: &str) -> Result<i32, String> {
 fn shards(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|shards| *shards > 0);
     number.ok_or_else(|| format!("invalid value {text:?} for flag -shards: a number of threads, at least 1"))
+}
+
+fn durability(text: &str) -> Result<Durability, String> {
+    Durability::parse(text).ok_or_else(|| {
+        format!("invalid value {text:?} for flag -durability: group, process or async, see --help")
+    })
 }
 
 #[cfg(test)]
@@ -238,7 +249,8 @@ mod tests {
     fn switches_take_no_value_behind_a_space() {
         let args = read("-DV -T=false -js -sd dir --tls -p 1").unwrap();
         assert_eq!((args.debug, args.trace, args.log_time), (Some(true), Some(true), Some(false)));
-        assert!(args.jetstream && args.tls && args.port == Some(1));
+        assert!(args.jetstream == Some(true) && args.tls && args.port == Some(1));
+        assert_eq!(args.store_dir.as_deref(), Some("dir".as_ref()));
         assert_eq!(read("-D=false").unwrap().debug, Some(false));
     }
 
@@ -248,6 +260,7 @@ mod tests {
             ("-p abc", "invalid value \"abc\" for flag -p"),
             ("-p 70000", "to 65535"),
             ("-p", "flag needs an argument: -p"),
+            ("--durability sometimes", "group, process or async"),
             ("--shards 0", "invalid value \"0\" for flag -shards"),
             ("-zz", "flag provided but not defined: -zz"),
             ("serve", "unrecognized command: \"serve\""),

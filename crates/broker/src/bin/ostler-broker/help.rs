@@ -14,7 +14,7 @@ pub(crate) fn usage(name: &str) -> String {
         "
 Usage: {name} [options]
 
-A NATS server with nats-server's options and configuration files. Core NATS on one node.
+A NATS server with nats-server's options and configuration files. Core NATS and JetStream on one node.
 
 Server options:
     -a, --addr, --net <host>         Address to listen on (default: 0.0.0.0)
@@ -51,8 +51,11 @@ TLS options:
         --tlscacert <file>           Certificates that those are checked against
 
 JetStream options:
-    -sd,--store_dir <dir>            Accepted, without effect until there is JetStream
-    -js,--jetstream                  Refused: there is no JetStream yet
+    -js,--jetstream                  Streams, key-value and object stores
+    -sd,--store_dir <dir>            Where streams are kept (default: nats in the directory for temporary files)
+        --durability <class>         What an acknowledgement promises where a stream does not say: that the message
+                                     survives a power cut (group, the default), the end of this process (process),
+                                     or nothing yet (async)
 
 Common options:
     -h, --help                       This text

@@ -4,6 +4,7 @@
 
 mod args;
 mod help;
+mod jetstream;
 mod log;
 mod options;
 mod ports;

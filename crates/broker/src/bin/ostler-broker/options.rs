@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 
-use ostler_broker::conf::{Handshake, JETSTREAM, MonitorSettings, Settings, System, TlsSettings};
+use ostler_broker::conf::{Handshake, MonitorSettings, Settings, System, TlsSettings};
 use ostler_broker::{
     Builder, Credential, HandshakeFirst, Identity, LameDuck, Permissions, Server, Tls, TlsError, Users,
     WebSocket,
 };
 
 use crate::args::Args;
+use crate::jetstream;
 
 /// nats-server's default: every IPv4 address of the machine.
 const HOST: &str = "0.0.0.0";
@@ -23,9 +24,6 @@ const CLOSED_CONNECTIONS: usize = 10_000;
 /// # Errors
 /// Every problem of the file, a line each; or what is wrong with the flags.
 pub(crate) fn load(args: &Args) -> Result<Settings, String> {
-    if args.jetstream {
-        return Err(format!("flag -js: {JETSTREAM}"));
-    }
     let mut settings = match &args.config {
         Some(path) => Settings::load(path, &System).map_err(|invalid| invalid.to_string())?,
         None => Settings::default(),
@@ -69,6 +67,9 @@ fn override_with(args: &Args, settings: &mut Settings) -> Result<(), String> {
     settings.log.debug = args.debug.unwrap_or(settings.log.debug);
     settings.log.trace = args.trace.unwrap_or(settings.log.trace);
     settings.log.utc = args.log_utc.unwrap_or(settings.log.utc);
+    set(&mut settings.jetstream.store_dir, &args.store_dir);
+    set(&mut settings.jetstream.durability, &args.durability);
+    settings.jetstream.enabled = args.jetstream.unwrap_or(settings.jetstream.enabled);
     match args.monitor_port {
         None => {}
         Some(0) => settings.monitor = None,
@@ -165,6 +166,9 @@ pub(crate) fn builder(settings: &Settings, users: &Users) -> Result<Builder, Str
         let host = monitor.host.clone().unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
         builder = builder.monitor(resolve(&host, monitor.port)?);
     }
+    if settings.jetstream.enabled {
+        builder = builder.jetstream(jetstream::options(&settings.jetstream));
+    }
     if let Some(tls) = tls_of(settings)? {
         builder = builder.tls(tls);
     }
@@ -256,6 +260,7 @@ pub(crate) fn warnings(settings: &Settings, listen: SocketAddr) -> Vec<String> {
              127.0.0.1 (-a)"
         ));
     }
+    warnings.extend(jetstream::warnings(settings));
     if settings.log.trace {
         warnings.push("the protocol is not traced; -V shows what the server does in more detail".into());
     }

@@ -42,7 +42,7 @@ pub(crate) fn reload(
 
 /// Names the settings that differ although they may not.
 fn check_fixed(old: &Settings, new: &Settings) -> Result<(), String> {
-    let fixed: [(&str, bool); 14] = [
+    let fixed: [(&str, bool); 15] = [
         ("host", old.host != new.host),
         ("port", old.port != new.port),
         ("server_name", old.server_name != new.server_name),
@@ -53,6 +53,7 @@ fn check_fixed(old: &Settings, new: &Settings) -> Result<(), String> {
         ("allow_non_tls", old.allow_non_tls != new.allow_non_tls),
         ("tls (switching it on or off)", old.tls.is_some() != new.tls.is_some()),
         ("authorization (switching it on or off)", options::is_open(old) != options::is_open(new)),
+        ("jetstream", old.jetstream != new.jetstream),
         ("pid_file", old.pid_file != new.pid_file),
         ("ports_file_dir", old.ports_file_dir != new.ports_file_dir),
         ("log_file", old.log.file != new.log.file),

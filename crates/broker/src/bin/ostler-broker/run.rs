@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 use crate::args::{Action, Args, parse};
 use crate::log::Log;
 use crate::ports::{Addresses, PortsFile, write_pid};
-use crate::{help, options, reload, signal};
+use crate::{help, jetstream, options, reload, signal};
 
 /// Does what the command line asks for.
 ///
@@ -116,11 +116,12 @@ fn start(
     if let Some(path) = &settings.pid_file {
         write_pid(path)?;
     }
-    let server = builder.start().map_err(|error| error.to_string())?;
+    let server = builder.start().map_err(|error| explain(&error))?;
     log.info(format_args!("  Server id: {}", server.server_id()));
     if let Some(path) = &args.config {
         log.info(format_args!("Using configuration file: {}", options::shown(path)));
     }
+    jetstream::announce(&server, &settings.jetstream, log);
     let addresses = announce(&server, settings, log);
     for warning in options::warnings(settings, server.local_addr()) {
         log.warn(warning);
@@ -131,6 +132,21 @@ fn start(
     };
     log.info("Server is ready");
     Ok((Arc::new(server), users, ports))
+}
+
+/// An error with everything behind it.
+fn explain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(behind) = source {
+        let said = behind.to_string();
+        // What wraps another error whole says the same words again.
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = behind.source();
+    }
+    text
 }
 
 /// Says where the server listens, in nats-server's words: harnesses wait for these lines.
