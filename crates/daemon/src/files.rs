@@ -18,7 +18,8 @@ use crate::Error;
 /// daemon.json        where the bus is, while a daemon runs
 /// waiting.json       while a daemon waits for a bus that is not its own
 /// bus.port           the port of the last start, taken again when the configuration leaves the choice
-/// ostler.db          desired state, runs, output, events
+/// ostler.db          desired state, runs, output, events, the audit's chain
+/// streams/           what the daemon's own bus keeps: the audit, the bucket of desired states, streams of others
 /// operator.nk        the person's credential
 /// engine.nk          the daemon's own
 /// daemon.log         written by `ostler up --detach`
@@ -99,6 +100,11 @@ impl StateDir {
 
     pub(crate) fn agents(&self) -> PathBuf {
         self.0.join("agents")
+    }
+
+    /// What the daemon's own bus keeps.
+    pub fn streams(&self) -> PathBuf {
+        self.0.join("streams")
     }
 
     /// One agent's directory.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_broker::{HandshakeFirst, Server, Tls, Users};
+use ostler_broker::{HandshakeFirst, JetStreamOptions, Server, Tls, Users};
 use ostler_client::{Bus as Place, Client, Options as ClientOptions};
 use ostler_engine::{About, Handle, Limits};
 use ostler_store::Store;
@@ -208,11 +208,12 @@ fn start_bus(
              set `tls` in [bus], or listen on 127.0.0.1"
         );
     }
-    let builder = || {
+    let builder = |keeps: bool| {
         let builder = match &tls {
             Some(tls) => Server::builder().tls(tls.clone()),
             None => Server::builder(),
         };
+        let builder = if keeps { builder.jetstream(JetStreamOptions::new(state.streams())) } else { builder };
         builder
             .server_name(config.node.name.as_str())
             .max_payload(PAYLOAD_BYTES_MAX)
@@ -221,16 +222,24 @@ fn start_bus(
             .strict_messages()
             .users(users.clone())
     };
+    let listen_and_start = |address| match builder(true).listen(address).start() {
+        // Agents are looked after without streams as well; the audit waits, and says why.
+        Err(error @ ostler_broker::Error::JetStream(_)) => {
+            tracing::error!(%error, "the bus keeps nothing: its streams cannot be opened");
+            builder(false).listen(address).start()
+        }
+        started => started,
+    };
     if address.port() == 0 {
         // The last port again when it is free: hosts and people find the bus where it was.
         let last = fs::read_to_string(state.port()).ok().and_then(|port| port.trim().parse().ok());
         if let Some(port) = last
-            && let Ok(server) = builder().listen(SocketAddr::new(address.ip(), port)).start()
+            && let Ok(server) = listen_and_start(SocketAddr::new(address.ip(), port))
         {
             return Ok(server);
         }
     }
-    Ok(builder().listen(address).start()?)
+    Ok(listen_and_start(address)?)
 }
 
 async fn start_engine(

@@ -1,9 +1,8 @@
 //! Tables `audit_chain` and `audit_outbox`: what happened, chained by hashes in the transaction that records the fact,
 //! and kept here until the bus says that it is on disk there. Sending it is somebody else's.
 
-use ostler_wire::{AgentId, AuditEntry, AuditStatus, JsonMap, NodeId, Timestamp};
+use ostler_wire::{AgentId, AuditEntry, AuditStatus, JsonMap, NodeId, Timestamp, audit_hash};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
-use sha2::{Digest, Sha256};
 
 use crate::agents::{timestamp, to_json};
 use crate::{Error, micros};
@@ -42,16 +41,6 @@ pub struct WaitingEntry {
     pub hash: String,
     /// The payload.
     pub payload: String,
-}
-
-/// The SHA-256 of a payload in lower-case hexadecimal, as the chain uses it.
-pub fn audit_hash(payload: &[u8]) -> String {
-    let digest: [u8; 32] = Sha256::digest(payload).into();
-    digest
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|nibble| char::from_digit(u32::from(nibble), 16))
-        .collect()
 }
 
 /// Appends an entry to the chain, unless too many wait; then it is counted, and told once there is room.

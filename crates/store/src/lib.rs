@@ -28,7 +28,7 @@ mod write;
 mod writer;
 
 pub use agents::{AgentRow, RunRow};
-pub use audit::{AUDIT_WAITING_MAX, AuditFact, WaitingEntry, audit_hash};
+pub use audit::{AUDIT_WAITING_MAX, AuditFact, WaitingEntry};
 pub use error::Error;
 pub use events::EventsQuery;
 pub use output::LogsQuery;

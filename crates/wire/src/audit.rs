@@ -6,6 +6,7 @@
 //! breaks the chain there; whoever removes the last ones is told by the node, which knows how far its chain goes.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{AgentId, DesiredState, JsonMap, NodeId, SpawnRequest, Subject, Timestamp};
 
@@ -73,6 +74,16 @@ impl AuditEntry {
             None => Subject::AuditNode(self.node.clone()),
         }
     }
+}
+
+/// The SHA-256 of a payload in lower-case hexadecimal, as the chain uses it.
+pub fn audit_hash(payload: &[u8]) -> String {
+    let digest: [u8; 32] = Sha256::digest(payload).into();
+    digest
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|nibble| char::from_digit(u32::from(nibble), 16))
+        .collect()
 }
 
 /// What is wanted of an agent: the value of its key in [`DESIRED_BUCKET`]. A key without a value means: it was removed.

@@ -166,7 +166,7 @@ impl Route {
                 )
             }));
         };
-        let hash = ostler_store::audit_hash(&last.payload);
+        let hash = ostler_wire::audit_hash(&last.payload);
         if entry.seq < known.stored {
             return Ok(Some(format!(
                 "entry {} of this node's audit was stored, and the stream {AUDIT_STREAM} ends at {}",

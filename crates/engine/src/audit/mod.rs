@@ -15,10 +15,10 @@ mod courier;
 mod stream;
 
 use ostler_client::Message;
-use ostler_store::{AuditFact, Write, audit_hash};
+use ostler_store::{AuditFact, Write};
 use ostler_wire::{
     AgentEvent, AgentId, AgentTopic, AlertMessage, DownRequest, JsonMap, RemoveRequest, Severity,
-    SpawnRequest, Timestamp,
+    SpawnRequest, Timestamp, audit_hash,
 };
 use serde_json::{Value, json};
 
