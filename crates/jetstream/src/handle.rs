@@ -47,6 +47,9 @@ impl JetStream {
             self.on_flow_control(message);
             return true;
         }
+        if message.subject.starts_with(b"$JS.SNAPSHOT.") {
+            return self.on_transfer(message, now, bus);
+        }
         false
     }
 
@@ -88,6 +91,8 @@ impl JetStream {
                 let done = self.purge_stream(name, asked);
                 self.conclude(name, Purged::KIND, asked, done, bus);
             }
+            Command::StreamSnapshot(name) => self.snapshot_stream(name, asked, bus),
+            Command::StreamRestore(name) => self.restore_stream(name, asked, bus),
             Command::StreamNames => {
                 let names = self.stream_names(asked);
                 self.say_as("stream_names_response", asked, names, bus);
@@ -153,6 +158,9 @@ impl JetStream {
         if config.sealed {
             return Err(ApiError::stream_config("stream configuration for create can not be sealed"));
         }
+        if self.backups.restores(name) {
+            return Err(ApiError::stream_name_in_use());
+        }
         let window = config.duplicate_window;
         let mut config = config.completed()?;
         self.allowed().limit_stream(&mut config, window)?;
@@ -198,7 +206,11 @@ impl JetStream {
         self.allowed().limit_stream(&mut config, window)?;
 
     /// Checks a configuration against the other streams and what all may use.
-    fn check_room(&self, config: &StreamConfig, before: Option<&StreamConfig>) -> Result<(), ApiError> {
+    pub(crate) fn check_room(
+        &self,
+        config: &StreamConfig,
+        before: Option<&StreamConfig>,
+    ) -> Result<(), ApiError> {
         let others = || self.streams.iter().flatten().filter(|stream| stream.config.name != config.name);
         let taken = others().flat_map(|stream| &stream.config.subjects).any(|theirs| {
             config.subjects.iter().any(|ours| subject::overlaps(ours.as_bytes(), theirs.as_bytes()))

@@ -9,6 +9,7 @@ use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::Finding;
 
 use crate::api::{AccountInfo, ApiCounts, Strictness};
+use crate::backup::Backups;
 use crate::bus::{Bus, Incoming};
 use crate::options::{API_LEVEL, Context, Options};
 use crate::routes::Routes;
@@ -105,6 +106,7 @@ pub struct JetStream {
     /// The time of the last call that said it.
     now: i64,
     pub(crate) api: ApiCounts,
+    pub(crate) backups: Backups,
 }
 
 impl JetStream {
@@ -129,6 +131,7 @@ impl JetStream {
             maintenance: now + MAINTENANCE,
             now,
             api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
+            backups: Backups::default(),
         };
         this.route_api();
         let recovered = this.recover(now)?;
@@ -162,6 +165,11 @@ impl JetStream {
                     continue;
                 }
             };
+            // Not complete when the server ended: nobody was told that it is there.
+            if opened.unfinished {
+                disk.remove_tree(&path).map_err(failed)?;
+                continue;
+            }
             let (served, messages) = match opened.stream {
                 // Under a name of its own only: a copied directory is no second stream.
                 Some(stream) if stream.config.name == name => {
@@ -198,6 +206,10 @@ impl JetStream {
     /// time it is everything.
     pub fn route_changes(&mut self) -> Vec<RouteChange> {
         std::mem::take(&mut self.changes)
+    }
+
+    pub(crate) fn change_route(&mut self, change: RouteChange) {
+        self.changes.push(change);
     }
 
     /// Takes a message on a routed subject: something to store, a request, an acknowledgement.
@@ -276,6 +288,7 @@ impl JetStream {
         if maintain {
             self.maintenance = now + MAINTENANCE;
         }
+        self.turn_backups(now, bus);
         jobs
     }
 
@@ -287,8 +300,7 @@ impl JetStream {
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
         let due = |stream: &mut Box<Stream>| [stream.next_expiry(), stream.next_consumer_due(now)];
-        let own = streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min();
-        own.into_iter().chain(transfers).chain(self.next_feed_due(now)).min()
+        streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min()
     }
 
     /// Memory that answers take which wait for the disk. A broker that finds this large does not read publishers for a
@@ -301,7 +313,10 @@ impl JetStream {
     ///
     /// # Errors
     /// The first stream that could not be closed; the others are closed all the same.
-    pub fn close(self) -> Result<(), OpenError> {
+    pub fn close(mut self) -> Result<(), OpenError> {
+        for restore in &mut self.backups.restores {
+            restore.drop_stream(&self.context);
+        }
         let mut first = Ok(());
         for stream in self.streams.into_iter().flatten() {
             let name = stream.config.name;

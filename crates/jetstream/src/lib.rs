@@ -55,9 +55,11 @@
 mod acks;
 mod advisory;
 mod api;
+mod backup;
 mod bus;
 mod consumer;
 mod handle;
+mod handle_backup;
 mod handle_consumers;
 mod headers;
 mod jetstream;

@@ -40,6 +40,7 @@ refusals! {
     bad_request = 400 10003 "bad request";
     cluster_required = 503 10010 "JetStream clustering support required";
     consumer_not_found = 404 10014 "consumer not found";
+    snapshot_deliver_subject = 400 10015 "deliver subject not valid";
     consumer_name_not_in_subject = 400 10017 "consumer name in subject does not match durable name in request";
     durable_name_not_set = 400 10018 "consumer expected to be durable but a durable name was not set";
     ephemeral_with_durable = 400 10020 "consumer expected to be ephemeral but a durable name was set in request";
@@ -81,6 +82,7 @@ refusals! {
     max_stream_bytes_exceeded = 400 10122 "stream max bytes exceeds account limit max stream bytes";
     consumer_name_path = 400 10127 "Consumer name can not contain path separators";
     stream_name_path = 400 10128 "Stream name can not contain path separators";
+    restore_name_in_use = 400 10130 "stream name already in use, cannot restore";
     create_filter_mismatch = 400 10131 "Consumer create request did not match filtered subject from create subject";
     durable_and_name = 400 10132 "Consumer Durable and Name have to be equal if both are provided";
     replicas_negative = 400 10133 "replicas count cannot be negative";
@@ -142,6 +144,16 @@ impl ApiError {
     /// A message cannot be deleted.
     pub fn message_delete(reason: impl Into<String>) -> Self {
         Self::new(500, 10057, reason)
+    }
+
+    /// A backup cannot be taken.
+    pub fn restore_failed(reason: impl std::fmt::Display) -> Self {
+        Self::new(500, 10062, format!("restore failed: {reason}"))
+    }
+
+    /// A backup cannot be made.
+    pub fn snapshot_failed(reason: impl std::fmt::Display) -> Self {
+        Self::new(500, 10064, format!("snapshot failed: {reason}"))
     }
 
     /// The last message id is another one.

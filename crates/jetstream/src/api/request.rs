@@ -15,6 +15,8 @@ pub(crate) enum Command<'a> {
     StreamInfo(&'a str),
     StreamDelete(&'a str),
     StreamPurge(&'a str),
+    StreamSnapshot(&'a str),
+    StreamRestore(&'a str),
     StreamNames,
     StreamList,
     MessageGet(&'a str),
@@ -107,6 +109,8 @@ impl<'a> Command<'a> {
             "INFO" => Some(Self::StreamInfo(rest)),
             "DELETE" => Some(Self::StreamDelete(rest)),
             "PURGE" => Some(Self::StreamPurge(rest)),
+            "SNAPSHOT" => Some(Self::StreamSnapshot(rest)),
+            "RESTORE" => Some(Self::StreamRestore(rest)),
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //! messages is in `pull`, who gets them unasked in `push`.
 
 mod ack;
+mod backup;
 mod config;
 mod deliver;
 mod pending;

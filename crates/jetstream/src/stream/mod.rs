@@ -7,6 +7,7 @@ mod dedupe;
 mod expire;
 mod publish;
 mod read;
+mod restore;
 mod source;
 mod transform;
 
@@ -36,6 +37,7 @@ use crate::headers::PublishHeaders;
 use crate::options::Context;
 use crate::time::Time;
 use dedupe::Dedupe;
+use restore::is_restoring;
 use transform::Transform;
 
 /// The checkpoint that holds a stream's configuration.
@@ -93,6 +95,18 @@ pub(crate) struct Stream {
 impl Stream {
     /// Creates a stream in an empty place.
     pub(crate) fn create(config: StreamConfig, now: i64, context: &Context) -> Result<Self, ApiError> {
+        let first = config.first_seq;
+        Self::begin(config, first, false, now, context)
+    }
+
+    /// Creates a stream whose first sequence is given, whole or to be filled from a backup.
+    fn begin(
+        config: StreamConfig,
+        first: u64,
+        restoring: bool,
+        now: i64,
+        context: &Context,
+    ) -> Result<Self, ApiError> {
         let failed = |error: Error| match disk_refusal(&error) {
             refusal if refusal.err_code == ApiError::insufficient_storage().err_code => refusal,
             _ => ApiError::stream_create(error.to_string()),
@@ -118,7 +132,10 @@ impl Stream {
             if first > 1 {
                 stream.store.skip(first - 1)?;
             }
-            stream.save_meta()
+            match restoring {
+                true => stream.mark_restoring(context),
+                false => stream.save_meta(),
+            }
         };
         match begin(&mut stream) {
             Ok(()) => Ok(stream),
@@ -140,17 +157,20 @@ impl Stream {
         )?;
         let findings = store.findings().to_vec();
         let meta = store.checkpoint(META).and_then(|(_, meta)| serde_json::from_slice::<Meta>(meta).ok());
-        let Some(meta) = meta else { return Ok(Opened { stream: None, findings }) };
+        let Some(meta) = meta else {
+            let unfinished = is_restoring(dir, context);
+            return Ok(Opened { stream: None, findings, unfinished });
+        };
         let durability = meta.config.durability(context.durability).unwrap_or(Durability::Group);
         store.set_durability(durability);
         let opened = Self::with(meta.config, meta.created, store, Some(dir.to_owned()), context);
         let mut stream = match opened {
             Ok(stream) => stream,
-            Err(_) => return Ok(Opened { stream: None, findings }),
+            Err(_) => return Ok(Opened { stream: None, findings, unfinished: false }),
         };
         stream.refill_window(now);
         stream.load_consumers(now);
-        Ok(Opened { stream: Some(stream), findings })
+        Ok(Opened { stream: Some(stream), findings, unfinished: false })
     }
 
     fn with(
@@ -512,6 +532,8 @@ pub(crate) const DELETED_PREFIX: &str = ".deleted-";
 pub(crate) struct Opened {
     pub(crate) stream: Option<Stream>,
     pub(crate) findings: Vec<Finding>,
+    /// It was being filled from a backup when the server ended.
+    pub(crate) unfinished: bool,
 }
 
 /// A disk error in the API's words.
