@@ -13,6 +13,7 @@ use crate::event::Event;
 use crate::neighbours::{Whose, whose};
 use crate::outcome::{Effect, Outcome};
 
+mod audit;
 mod world;
 use world::*;
 

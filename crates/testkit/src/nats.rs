@@ -92,7 +92,8 @@ impl NatsServer {
         // Taken and let go: the address has to be known before the server is there.
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
         let server = Self { dir: dir.to_owned(), port: free.expect("a free port").port(), child: None };
-        let mut configuration = guide_configuration();
+        let store = dir.join("jetstream").display().to_string();
+        let mut configuration = guide_configuration().replace("/var/lib/nats", &store);
         for (name, place) in IDENTITIES {
             let public = create_key(&server.key(name)).expect("a new credential");
             assert!(configuration.contains(place), "the guide's configuration has a user {place}");
