@@ -60,6 +60,8 @@ pub(crate) struct Options {
 enum Other {
     /// Measure the message server beside a nats-server, in turns, and print a table
     Broker(BrokerOptions),
+    /// Measure the message server's streams beside a nats-server's, in turns, and print a table
+    Jetstream(JetStreamOptions),
 }
 
 #[derive(clap::Args)]
@@ -88,6 +90,31 @@ struct BrokerOptions {
     ours: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct JetStreamOptions {
+    /// The nats-server to compare with
+    #[arg(long, value_name = "PATH")]
+    against: PathBuf,
+    /// Rounds of each figure
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Measure this only (repeatable): publish, sync, fetch, push, put, get, consumers, recovery, memory, lost
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// About so long a run under load takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0)]
+    seconds: f64,
+    /// Without authentication, permissions and limits
+    #[arg(long)]
+    open: bool,
+    /// Write every sample to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Measure this server instead of the one of this workspace
+    #[arg(long, value_name = "FILE")]
+    ours: Option<PathBuf>,
+}
+
 impl Options {
     #[cfg(feature = "bench")]
     fn wants(&self, name: Name) -> bool {
@@ -100,6 +127,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
     match &options.other {
         None => daemon_figures(root, options),
         Some(Other::Broker(options)) => broker_figures(root, options),
+        Some(Other::Jetstream(options)) => jetstream_figures(root, options),
     }
 }
 
@@ -109,8 +137,18 @@ const BROKER_EXAMPLE: &str = "in_process";
 /// Builds the server and what measures it, and hands over to that.
 #[cfg(not(feature = "bench-broker"))]
 fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
+    measure_servers(root, &options.against)
+}
+
+/// The same for its streams.
+#[cfg(not(feature = "bench-broker"))]
+fn jetstream_figures(root: &Path, options: &JetStreamOptions) -> anyhow::Result<()> {
+    measure_servers(root, &options.against)
+}
+
+#[cfg(not(feature = "bench-broker"))]
+fn measure_servers(root: &Path, against: &Path) -> anyhow::Result<()> {
     // Before minutes of building.
-    let against = &options.against;
     let is_there =
         against.metadata().with_context(|| format!("no nats-server at {}", against.display()))?.is_file();
     anyhow::ensure!(is_there, "{} is no program", against.display());
@@ -128,6 +166,12 @@ fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
 #[cfg(feature = "bench-broker")]
 fn broker_figures(root: &Path, options: &BrokerOptions) -> anyhow::Result<()> {
     broker::run(root, options)
+}
+
+/// Measures.
+#[cfg(feature = "bench-broker")]
+fn jetstream_figures(root: &Path, options: &JetStreamOptions) -> anyhow::Result<()> {
+    broker::jetstream::run(root, options)
 }
 
 /// Builds what is measured and what measures, and hands over to it.

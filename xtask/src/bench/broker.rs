@@ -14,6 +14,7 @@ mod crowd;
 mod flow;
 mod frames;
 mod in_process;
+pub(super) mod jetstream;
 mod latency;
 mod process;
 mod report;
@@ -50,6 +51,7 @@ pub(super) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         program: program.into(),
         args: args.iter().map(ToString::to_string).collect(),
         access,
+        jetstream: None,
     };
     let ours = launcher(OURS, &program, &[]);
     let theirs = launcher(THEIRS, &options.against, &[]);
@@ -66,7 +68,7 @@ pub(super) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         let example = shell::target_dir(root).join("release/examples").join(super::BROKER_EXAMPLE);
         rows.extend(in_process::measure(&example, options.rounds)?);
     }
-    let facts = facts(&version, options)?;
+    let facts = facts(&version, options.open, options.rounds)?;
     println!("{}\n", facts["text"].as_str().unwrap_or_default());
     println!("{}", report::table(OURS, THEIRS, &rows));
     if wanted.has("shards") {
@@ -81,13 +83,7 @@ pub(super) fn run(root: &Path, options: &Options) -> anyhow::Result<()> {
         println!("\n{}", report::table("2 shards", "1 shard", &compared));
         rows.extend(compared);
     }
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&report::json(&facts, &rows))?;
-        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    }
-    let missed = rows.iter().filter(|row| row.is_met() == Some(false)).count();
-    println!("\n{missed} of {} targets missed", rows.iter().filter(|row| row.is_met().is_some()).count());
-    Ok(())
+    report::conclude(&facts, &rows, options.json.as_deref())
 }
 
 /// What the command line asks for.
@@ -214,7 +210,7 @@ impl Bench {
 }
 
 /// Where and with what this was measured.
-fn facts(version: &str, options: &Options) -> anyhow::Result<serde_json::Value> {
+fn facts(version: &str, open: bool, rounds: u32) -> anyhow::Result<serde_json::Value> {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown processor");
     let model = model.trim_start_matches([' ', '\t', ':']).to_owned();
@@ -222,9 +218,7 @@ fn facts(version: &str, options: &Options) -> anyhow::Result<serde_json::Value> 
     let kernel = shell::output(Command::new("uname").arg("-sr")).unwrap_or_default().trim().to_owned();
     let date = shell::output(Command::new("date").args(["-u", "+%F %H:%M UTC"]))?.trim().to_owned();
     let ours = env!("CARGO_PKG_VERSION");
-    let access =
-        if options.open { "without authentication" } else { "with password, permissions and limits" };
-    let rounds = options.rounds;
+    let access = if open { "without authentication" } else { "with password, permissions and limits" };
     let text = format!(
         "{OURS} {ours} beside {version}, {access}; medians of {rounds} rounds, {date}\n{model}, {cores} cores, {kernel}"
     );

@@ -37,6 +37,17 @@ pub(super) struct Launcher {
     /// Arguments beside the configuration.
     pub(super) args: Vec<String>,
     pub(super) access: Access,
+    /// More lines for the section of JetStream; `None` to do without.
+    pub(super) jetstream: Option<String>,
+}
+
+/// How a server ends before it is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It is asked to.
+    Orderly,
+    /// It does not get to do anything more.
+    Kill,
 }
 
 /// A running server. Dropping it ends it.
@@ -46,7 +57,7 @@ pub(super) struct Server {
     access: Access,
     /// From the start of the process to the answer to the first PING.
     pub(super) start_to_pong: Duration,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// Servers to end when this process is told to, with their directories: dropping does not happen then.
@@ -81,39 +92,44 @@ impl Launcher {
         let dir = tempfile::Builder::new().prefix("ostler-bench-").tempdir()?;
         // Asked for and given back: a server that takes a port of its own says so each in its own way.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let config = dir.path().join("server.conf");
-        fs::write(&config, configuration(address, self.access))?;
-        let mut command = Command::new(&self.program);
-        command.arg("-c").arg(&config).args(&self.args);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.path().join("log"))?);
+        fs::write(dir.path().join("server.conf"), self.configuration(address, dir.path()))?;
         let started = Instant::now();
-        let process = {
-            let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-            let process =
-                command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
-            running.insert(process.id(), dir.path().to_owned());
-            process
-        };
-        let mut server =
-            Server { process, address, access: self.access, start_to_pong: Duration::ZERO, _dir: dir };
-        server.wait_for_pong(started).with_context(|| {
-            let log = fs::read_to_string(server._dir.path().join("log")).unwrap_or_default();
-            format!("{} does not serve; it says:\n{}", self.program.display(), log.trim())
-        })?;
-        server.start_to_pong = started.elapsed();
+        let process = self.spawn(dir.path())?;
+        let mut server = Server { process, address, access: self.access, start_to_pong: Duration::ZERO, dir };
+        server.wait_until_it_serves(self, started)?;
         Ok(server)
+    }
+
+    fn spawn(&self, dir: &Path) -> anyhow::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.arg("-c").arg(dir.join("server.conf")).args(&self.args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(dir.join("log"))?);
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let process = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        running.insert(process.id(), dir.to_owned());
+        Ok(process)
+    }
+
+    /// The same for both, in the syntax of nats-server.
+    fn configuration(&self, address: SocketAddr, dir: &Path) -> String {
+        let mut text = configuration(address, self.access, self.jetstream.is_some());
+        if let Some(more) = &self.jetstream {
+            let store = dir.join("store");
+            text += &format!("jetstream {{\n  store_dir: \"{}\"\n  {more}\n}}\n", store.display());
+        }
+        text
     }
 }
 
-/// The same for both, in the syntax of nats-server.
-fn configuration(address: SocketAddr, access: Access) -> String {
+fn configuration(address: SocketAddr, access: Access, jetstream: bool) -> String {
     let mut text = format!("listen: \"{address}\"\nmax_payload: 1MB\nmax_connections: 10000\n");
+    let more = if jetstream { r#", "$JS.>""# } else { "" };
     if access == Access::Closed {
         text += &format!(
             r#"authorization {{
   users: [
     {{ user: "{USER}", password: "{PASSWORD}", permissions: {{
-      publish: {{ allow: ["bench.>", "_INBOX.>"] }}
+      publish: {{ allow: ["bench.>", "_INBOX.>"{more}] }}
       subscribe: {{ allow: ["bench.>", "_INBOX.>"] }}
     }} }}
   ]
@@ -125,6 +141,40 @@ fn configuration(address: SocketAddr, access: Access) -> String {
 }
 
 impl Server {
+    fn wait_until_it_serves(&mut self, launcher: &Launcher, started: Instant) -> anyhow::Result<()> {
+        self.wait_for_pong(started).with_context(|| {
+            let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            format!("{} does not serve; it says:\n{}", launcher.program.display(), log.trim())
+        })?;
+        self.start_to_pong = started.elapsed();
+        Ok(())
+    }
+
+    /// Where it keeps everything.
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub(super) fn end(&mut self, ending: Ending) -> anyhow::Result<()> {
+        let signal = if ending == Ending::Orderly { Signal::TERM } else { Signal::KILL };
+        let pid = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw).context("no such process")?;
+        kill_process(pid, signal)?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    /// Starts it once more, where it was.
+    pub(super) fn start_again(&mut self, launcher: &Launcher) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let ended = self.process.id();
+        self.process = launcher.spawn(self.dir.path())?;
+        if ended != self.process.id() {
+            RUNNING.lock().unwrap_or_else(PoisonError::into_inner).remove(&ended);
+        }
+        self.wait_until_it_serves(launcher, started)
+    }
+
     fn wait_for_pong(&mut self, since: Instant) -> anyhow::Result<()> {
         loop {
             match TcpStream::connect(self.address) {

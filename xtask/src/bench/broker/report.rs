@@ -1,5 +1,8 @@
 //! The table and the file of what was measured.
 
+use std::path::Path;
+
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::statistics::{Better, median, quantile, ratios};
@@ -124,8 +127,19 @@ pub(super) fn table(ours: &str, theirs: &str, rows: &[Row]) -> String {
     format!("{}\n{}", heading(ours, theirs), lines.join("\n"))
 }
 
+/// Writes the file that was asked for, and says how many targets were missed.
+pub(super) fn conclude(facts: &Value, rows: &[Row], file: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(file) = file {
+        let text = serde_json::to_string_pretty(&json(facts, rows))?;
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let missed = rows.iter().filter(|row| row.is_met() == Some(false)).count();
+    println!("\n{missed} of {} targets missed", rows.iter().filter(|row| row.is_met().is_some()).count());
+    Ok(())
+}
+
 /// The same with every sample, for programs.
-pub(super) fn json(facts: &Value, rows: &[Row]) -> Value {
+fn json(facts: &Value, rows: &[Row]) -> Value {
     json!({ "facts": facts, "rows": rows.iter().map(Row::json).collect::<Vec<_>>() })
 }
 
