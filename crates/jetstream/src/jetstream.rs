@@ -2,11 +2,12 @@
 //! does is in [`handle`](crate::handle).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::Finding;
+use ostler_broker_store::disk::Disk;
 
 use crate::api::{AccountInfo, ApiCounts, Strictness};
 use crate::backup::Backups;
@@ -156,7 +157,8 @@ impl JetStream {
             let opened = match Stream::open(&path, now, &self.context) {
                 Ok(opened) => opened,
                 // Created, and nothing more before a crash: nobody was told that it is there.
-                Err(ostler_broker_store::Error::Missing { .. }) if disk.remove_dir(&path).is_ok() => {
+                Err(ostler_broker_store::Error::Missing { .. }) if holds_only_beginnings(&*disk, &path) => {
+                    disk.remove_tree(&path).map_err(failed)?;
                     continue;
                 }
                 Err(error) => {
@@ -395,6 +397,13 @@ impl JetStream {
     pub(crate) fn touch(&mut self, id: usize) {
         self.touched.add(id);
     }
+}
+
+/// Whether everything in a directory without a store is what creating one begins with.
+fn holds_only_beginnings(disk: &dyn Disk, dir: &Path) -> bool {
+    let known = ["mark", "manifest.a", "manifest.b"];
+    let files = disk.list(dir).is_ok_and(|names| names.iter().all(|name| known.contains(&name.as_str())));
+    files && disk.list_dirs(dir).is_ok_and(|names| names.is_empty())
 }
 
 /// The streams that the end of the batch looks at: each once, in the order in which they were touched.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::checkpoints::Slots;
 use super::sync::Point;
@@ -72,10 +72,32 @@ pub(super) struct Files {
     pub(super) garbage: Vec<String>,
     pub(super) checkpoints: BTreeMap<String, Slots>,
     pub(super) in_flight: Option<InFlight>,
+    /// Whether the directory is this store's, for syncs that are under way.
+    pub(super) tenancy: Arc<Tenancy>,
     pub(super) tickets: u64,
     /// Messages whose bytes are to be overwritten once their removal is durable: segment, offset, length, sequence,
     /// and whether it was durable.
     pub(super) erasures: Vec<Erasure>,
+}
+
+/// Whether a store's directory still is its own. A sync on another thread must not touch what stands under the same
+/// name later.
+#[derive(Debug, Default)]
+pub(super) struct Tenancy {
+    ended: Mutex<bool>,
+}
+
+impl Tenancy {
+    /// Does something with names in the directory, unless it was given up. A lock and no channel: what is done is a call
+    /// of the operating system, and who gives it up must not go on before it has returned.
+    pub(super) fn use_names<T>(&self, work: impl FnOnce() -> T) -> Option<T> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        (!*ended).then(work)
+    }
+
+    pub(super) fn end(&self) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
 }
 
 /// A sync that another thread does meanwhile.
@@ -148,6 +170,7 @@ impl Files {
             garbage: Vec::new(),
             checkpoints: BTreeMap::new(),
             in_flight: None,
+            tenancy: Arc::default(),
             tickets: 0,
             erasures: Vec::new(),
         }

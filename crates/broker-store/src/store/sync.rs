@@ -12,7 +12,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::files::{InFlight, segment_name};
+use super::files::{InFlight, Tenancy, segment_name};
 use super::{Durability, Store};
 use crate::disk::{Disk, DiskFile};
 use crate::error::Error;
@@ -27,6 +27,7 @@ pub struct SyncJob {
     ticket: u64,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
+    tenancy: Arc<Tenancy>,
     files: Vec<(PathBuf, Arc<dyn DiskFile>)>,
     sync_dir: bool,
     manifest: Option<Vec<u8>>,
@@ -79,14 +80,15 @@ impl SyncJob {
     pub fn run(self) -> SyncResult {
         let data = self.sync_files();
         let manifest = match (&data, &self.manifest) {
-            (Ok(()), Some(bytes)) => self.write_manifest(bytes),
-            _ => Ok(()),
+            (Ok(()), Some(bytes)) => self.tenancy.use_names(|| self.write_manifest(bytes)),
+            _ => None,
         };
-        let written = data.is_ok() && manifest.is_ok() && self.manifest.is_some();
+        let written = matches!(manifest, Some(Ok(())));
+        let manifest = manifest.unwrap_or(Ok(()));
         if written {
             for name in &self.garbage {
                 // One that stays is found and removed when the store is opened.
-                let _ = self.disk.unlink(&self.dir.join(name));
+                let _ = self.tenancy.use_names(|| self.disk.unlink(&self.dir.join(name)));
             }
         }
         SyncResult {
@@ -106,7 +108,8 @@ impl SyncJob {
             file.sync_data().map_err(|error| Error::io("sync", path, error))?;
         }
         if self.sync_dir {
-            self.disk.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
+            let synced = self.tenancy.use_names(|| self.disk.sync_dir(&self.dir)).unwrap_or(Ok(()));
+            synced.map_err(|error| Error::io("sync", &self.dir, error))?;
         }
         Ok(())
     }
@@ -235,6 +238,7 @@ impl Store {
             ticket: files.tickets,
             disk: Arc::clone(&files.disk),
             dir: files.dir.clone(),
+            tenancy: Arc::clone(&files.tenancy),
             files: synced,
             sync_dir: std::mem::take(&mut files.names_changed),
             manifest: listing.then(|| Manifest { generation, ..manifest }.encode()),
@@ -406,6 +410,14 @@ impl Store {
         }
     }
 
+    /// Gives the directory up, with everything that is not written: whoever renames or removes it calls this before.
+    /// A sync that is still under way touches nothing that stands there later; one that is just writing is waited for.
+    pub fn give_up(self) {
+        if let Some(files) = &self.files {
+            files.tenancy.end();
+        }
+    }
+
     /// Writes and syncs everything on this thread and notes that nothing is missing. A store that is dropped instead
     /// is as safe, but says less when it is opened: whether its end is really its end.
     ///
@@ -415,6 +427,8 @@ impl Store {
         if let Some(files) = &mut self.files
             && let Some(flight) = files.in_flight.take()
         {
+            // Its manifest would be older than the one that is written here.
+            std::mem::take(&mut files.tenancy).end();
             files.dirty.extend(flight.segments);
             files.listing_changed = true;
             files.names_changed = true;

@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ostler_broker_proto::subject::Filter;
-use ostler_broker_store::{Durability, Erase, Error, Finding, Selection, Store, SyncJob, SyncResult};
+use ostler_broker_store::{
+    Durability, Erase, Error, Finding, Selection, Severity, Store, SyncJob, SyncResult,
+};
 use serde::{Deserialize, Serialize};
 
 pub use config::{
@@ -158,7 +160,11 @@ impl Stream {
         let findings = store.findings().to_vec();
         let meta = store.checkpoint(META).and_then(|(_, meta)| serde_json::from_slice::<Meta>(meta).ok());
         let Some(meta) = meta else {
-            let unfinished = is_restoring(dir, context);
+            // Nothing was saved and nothing is missing: the server ended while it was being created.
+            let unfinished = store.checkpoint(META).is_none_or(|(_, meta)| meta.is_empty())
+                && store.msgs() == 0
+                && findings.iter().all(|finding| finding.severity < Severity::Damage);
+            let unfinished = unfinished || is_restoring(dir, context);
             return Ok(Opened { stream: None, findings, unfinished });
         };
         let durability = meta.config.durability(context.durability).unwrap_or(Durability::Group);
@@ -499,7 +505,7 @@ impl Stream {
 
     /// Forgets the stream and everything in it.
     pub(crate) fn destroy(self, context: &Context) -> std::io::Result<()> {
-        drop(self.store);
+        self.store.give_up();
         let Some(dir) = self.dir else { return Ok(()) };
         // The name goes first, in one step: half a stream must not come back after a crash.
         let grave = dir.with_file_name(format!("{DELETED_PREFIX}{}", self.created.nanos().unwrap_or(0)));
