@@ -188,7 +188,9 @@ impl JetStream {
             Some((_, stream, _)) => stream.config.clone(),
             None => return Err(ApiError::stream_not_found()),
         };
+        let window = config.duplicate_window;
         let mut config = config.completed()?;
+        self.allowed().limit_stream(&mut config, window)?;
         before.check_update(&mut config)?;
         self.check_room(&config, Some(&before))?;
         let subjects = config.subjects.clone();
@@ -201,9 +203,7 @@ impl JetStream {
         self.touch(id);
         let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
         Ok(stream.info(&InfoRequest::default(), asked.now, context))
-        let window = config.duplicate_window;
     }
-        self.allowed().limit_stream(&mut config, window)?;
 
     /// Checks a configuration against the other streams and what all may use.
     pub(crate) fn check_room(

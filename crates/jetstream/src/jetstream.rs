@@ -12,9 +12,9 @@ use ostler_broker_store::disk::Disk;
 use crate::api::{AccountInfo, ApiCounts, Strictness};
 use crate::backup::Backups;
 use crate::bus::{Bus, Incoming};
+use crate::limits::Room;
 use crate::options::{API_LEVEL, Context, Options};
 use crate::routes::Routes;
-use crate::limits::Room;
 use crate::stream::{DELETED_PREFIX, Storage, Stream};
 use crate::time::SECOND;
 
@@ -51,11 +51,11 @@ pub struct Recovered {
     pub stream: String,
     /// Whether it is served.
     pub served: bool,
+    /// Messages in it.
+    pub messages: u64,
     /// What is wrong with its files.
     pub findings: Vec<Finding>,
     /// Why nothing of it could be opened.
-    /// Messages in it.
-    pub messages: u64,
     pub error: Option<String>,
 }
 
@@ -107,6 +107,7 @@ pub struct JetStream {
     /// The time of the last call that said it.
     now: i64,
     pub(crate) api: ApiCounts,
+    pub(crate) room: Room,
     pub(crate) backups: Backups,
 }
 
@@ -116,7 +117,6 @@ impl JetStream {
     /// A stream that cannot be opened is named and not served; the others are.
     ///
     /// # Errors
-    pub(crate) room: Room,
     /// [`OpenError::Directory`].
     pub fn open(options: Options, now: i64) -> Result<(Self, Vec<Recovered>), OpenError> {
         let context = Context::new(&options);
@@ -132,6 +132,7 @@ impl JetStream {
             maintenance: now + MAINTENANCE,
             now,
             api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
+            room: Room::default(),
             backups: Backups::default(),
         };
         this.route_api();
@@ -143,7 +144,6 @@ impl JetStream {
         let dir = self.context.streams_dir();
         let disk = Arc::clone(&self.context.disk);
         let failed = |source| OpenError::Directory { path: dir.clone(), source };
-            room: Room::default(),
         disk.create_dir(&dir).map_err(failed)?;
         let mut names = disk.list_dirs(&dir).map_err(failed)?;
         names.sort();
@@ -175,10 +175,11 @@ impl JetStream {
             let (served, messages) = match opened.stream {
                 // Under a name of its own only: a copied directory is no second stream.
                 Some(stream) if stream.config.name == name => {
+                    let messages = stream.store.msgs();
                     self.insert(stream);
                     (true, messages)
                 }
-                _ => false,
+                _ => (false, 0),
             };
             recovered.push(Recovered {
                 stream: name,
@@ -193,7 +194,6 @@ impl JetStream {
 
     fn route_api(&mut self) {
         let mut filters = vec!["$JS.API.>".to_owned(), "$JS.ACK.>".to_owned(), "$JS.FC.>".to_owned()];
-                    let messages = stream.store.msgs();
         if let Some(domain) = &self.context.domain {
             filters.push(format!("$JS.{domain}.API.>"));
         }
@@ -222,6 +222,7 @@ impl JetStream {
         }
         if let Some(id) = self.routes.find(message.subject) {
             self.touch(id);
+            let room = self.check_bytes(id, message);
             if let Some(stream) = self.stream_mut(id) {
                 match room {
                     Ok(()) => stream.publish(message, now, bus),
@@ -234,6 +235,7 @@ impl JetStream {
     /// Ends a batch of messages: what came is written out, answers that were true with that are sent, and the syncs
     /// that others wait for are handed out. Give the result of each to [`JetStream::synced`].
     pub fn end_of_batch(&mut self, bus: &mut impl Bus) -> Vec<SyncJob> {
+        self.forget_room();
         let mut jobs = Vec::new();
         while let Some(id) = self.touched.take() {
             let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
@@ -241,7 +243,6 @@ impl JetStream {
             jobs.extend(job.map(|job| SyncJob { stream: id, job }));
         }
         jobs
-            let room = self.check_bytes(id, message);
     }
 
     /// Somebody began to listen on `filter`: what is pushed to where they listen is looked at again. End the batch
@@ -251,7 +252,6 @@ impl JetStream {
             let Some(stream) = self.stream_mut(id) else { continue };
             if !stream.consumers.values().any(|consumer| consumer.pushes_to(filter)) {
                 continue;
-        self.forget_room();
             }
             stream.wake = true;
             self.touch(id);

@@ -63,10 +63,10 @@ mod handle_backup;
 mod handle_consumers;
 mod headers;
 mod jetstream;
+mod limits;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod limits;
 mod nonsense;
 mod options;
 mod routes;
@@ -91,11 +91,11 @@ pub use consumer::{
     AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, PriorityGroupState, PriorityPolicy, ReplayPolicy,
 };
 pub use jetstream::{JetStream, OpenError, Recovered, RouteChange, SyncJob, SyncResult};
+pub use limits::ServerLimits;
 pub use options::Options;
 pub use ostler_broker_store::{Durability, Finding};
 pub use stream::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
     StreamConfig,
-pub use limits::ServerLimits;
 };
 pub use time::{Time, parse_duration, write_duration};

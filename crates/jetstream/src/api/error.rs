@@ -206,6 +206,11 @@ impl ApiError {
         Self::new(400, 10121, format!("consumer max ack pending exceeds system limit of {limit}"))
     }
 
+    /// More messages in a request than the server allows.
+    pub fn max_request_batch_excess(limit: i64) -> Self {
+        Self::new(400, 10125, format!("consumer max request batch exceeds server limit of {limit}"))
+    }
+
     /// The metadata is larger than it may be.
     pub fn consumer_metadata_too_large(limit: usize) -> Self {
         Self::new(400, 10135, format!("consumer metadata exceeds maximum size of {limit} bytes"))
@@ -218,11 +223,6 @@ impl ApiError {
 
     /// What a subject transform is for is no filter.
     pub fn transform_source(src: &str) -> Self {
-    /// More messages in a request than the server allows.
-    pub fn max_request_batch_excess(limit: i64) -> Self {
-        Self::new(400, 10125, format!("consumer max request batch exceeds server limit of {limit}"))
-    }
-
         Self::new(400, 10155, format!("stream transform source: invalid subject {src}"))
     }
 
