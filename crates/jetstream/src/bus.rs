@@ -2,7 +2,7 @@
 
 /// Where JetStream's messages go, and who listens. The broker implements it over its routing table.
 pub trait Bus {
-    /// Whether a message on `subject` would reach anybody at this moment.
+    /// Whether a message on `subject` would reach anybody at this moment: a client, or a stream.
     fn has_interest(&self, subject: &[u8]) -> bool;
 
     /// Whether those who listen on `subject` have so much waiting for them that nothing should be pushed now. Asked

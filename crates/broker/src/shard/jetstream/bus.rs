@@ -9,12 +9,10 @@ use super::super::Shard;
 use super::super::message::Msg;
 use super::super::verdicts::Hashed;
 use super::is_ours;
+use crate::link::Subscription;
 
 /// More than this waits for a client: nothing is pushed to it before it took some.
 const CONGESTED_BYTES: usize = 4 << 20;
-
-/// The account of everybody, in every shard.
-const ACCOUNT: usize = 0;
 
 /// A shard, lent to JetStream for a call. A cell, because looking at a route may mean to learn it.
 pub(super) struct ShardBus<'a>(pub(super) RefCell<&'a mut Shard>);
@@ -23,9 +21,13 @@ impl Bus for ShardBus<'_> {
     fn has_interest(&self, subject: &[u8]) -> bool {
         let mut shard = self.0.borrow_mut();
         let index = shard.index;
-        let route = shard.routes[ACCOUNT].get(Hashed::new(subject), index);
-        let listens = |target: &&std::sync::Arc<crate::link::Subscription>| {
-            !is_ours(target) && !target.has_ended() && !target.link.is_closed()
+        let account = shard.shared.jetstream.place();
+        let route = shard.routes[account].get(Hashed::new(subject), index);
+        // A stream listens like anybody else, as in nats-server; what is asked of JetStream is not listened to.
+        let is_request =
+            [b"$JS.API.".as_slice(), b"$JS.ACK.", b"$JS.FC."].iter().any(|of| subject.starts_with(of));
+        let listens = |target: &Subscription| {
+            !(target.has_ended() || target.link.is_closed() || is_request && is_ours(target))
         };
         let local = route.local.iter();
         let remote = route.remote.iter().flat_map(|(_, targets)| targets.iter());
@@ -35,9 +37,10 @@ impl Bus for ShardBus<'_> {
     fn is_congested(&self, subject: &[u8]) -> bool {
         let mut shard = self.0.borrow_mut();
         let index = shard.index;
-        let route = shard.routes[ACCOUNT].get(Hashed::new(subject), index);
+        let account = shard.shared.jetstream.place();
+        let route = shard.routes[account].get(Hashed::new(subject), index);
         let most = CONGESTED_BYTES.min(shard.limits.stall_bytes() / 2);
-        let mut is_behind = |target: &crate::link::Subscription| {
+        let mut is_behind = |target: &Subscription| {
             if is_ours(target) {
                 return false;
             }
@@ -64,7 +67,8 @@ impl Shard {
     /// Delivers a message of JetStream to whoever subscribed to `to`. Nobody waits for a subscriber that is behind.
     fn send_for_streams(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]) {
         let place = Hashed::new(to);
-        let route = self.routes[ACCOUNT].get(place, self.index);
+        let account = self.shared.jetstream.place();
+        let route = self.routes[account].get(place, self.index);
         if route.local.is_empty() && route.remote.is_empty() && route.groups.is_empty() {
             return;
         }
