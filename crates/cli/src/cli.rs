@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    attach, completions, config, control, demo, doctor, down, events, host, logs, ps, restart, rm, run, send,
-    spawn, status, stop, up,
+    attach, audit, completions, config, control, demo, doctor, down, events, host, logs, ps, replay, restart,
+    rm, run, send, spawn, status, stop, up,
 };
 use crate::exit::EXIT_CODES_HELP;
 use crate::screen::{Detail, Format, Screen};
@@ -103,6 +103,10 @@ pub(crate) enum Verb {
     Rm(rm::Args),
     /// Show what happened to the agents and the daemon
     Events(events::Args),
+    /// Show what the audit keeps: who did what, when; or check that it is intact
+    Audit(audit::Args),
+    /// Show an agent's history again, in its own time or faster
+    Replay(replay::Args),
     /// Check that everything needed is there
     Doctor(doctor::Args),
     /// Show or check the configuration

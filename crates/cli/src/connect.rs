@@ -106,7 +106,8 @@ impl Session {
         let endpoint = read_endpoint(&file)?.ok_or_else(|| no_daemon(places))?;
         let options = Options::new("ostler-cli", Bus::File(file), places.state_dir.join(OPERATOR_KEY_FILE))
             .role(Role::Operator)
-            .inbox_prefix(INBOX_PREFIX);
+            .inbox_prefix(INBOX_PREFIX)
+            .by(who());
         let client = Client::connect(options.clone()).await.map_err(|error| match error {
             ostler_client::Error::Unreachable { .. } if endpoint.external.is_some() => {
                 bus_away(&endpoint, &error.to_string()).unwrap_or_else(|| no_daemon(places))
@@ -202,6 +203,15 @@ impl Session {
             answer => Ok(answer?),
         }
     }
+}
+
+/// Who sits here, for the audit: `alice@box`.
+fn who() -> String {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // A header takes no line breaks, and the audit needs no more than a name.
+    format!("{user}@{host}").chars().filter(char::is_ascii_graphic).take(100).collect()
 }
 
 /// The daemon runs, and its bus, which is not its own, is away. `None` when the daemon does not run either.

@@ -16,6 +16,7 @@ Exit codes:
   6  not done in time
   7  the configuration is wrong
   8  bad input: a missing program or directory, a bad name
+  9  the audit is not intact
   `ostler run` ends with the agent's own code, or 128 + the signal that ended it.";
 
 /// The stable exit codes of every verb but `run`.
@@ -37,7 +38,12 @@ pub(crate) enum Exit {
     BadConfig = 7,
     /// Something the person named does not exist or breaks a rule.
     BadInput = 8,
+    /// The audit was changed, or parts of it are gone.
+    Broken = 9,
 }
+
+/// The name of the fault that there is no audit.
+const NO_AUDIT: &str = "no_audit";
 
 /// A command that did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,8 +81,19 @@ impl Failure {
             Exit::Timeout => "timeout",
             Exit::BadConfig => "bad_config",
             Exit::BadInput => "bad_input",
+            Exit::Broken => "audit_broken",
         };
         Self { exit, code: code.to_owned(), message: message.into(), hint: None }
+    }
+
+    /// There is no audit to read.
+    pub(crate) fn no_audit(message: impl Into<String>) -> Self {
+        Self { code: NO_AUDIT.to_owned(), ..Self::new(Exit::Failed, message) }
+    }
+
+    /// True when there is no audit to read; there may be one later.
+    pub(crate) fn is_unreadable_audit(&self) -> bool {
+        self.code == NO_AUDIT
     }
 
     /// The same failure with the next step.
@@ -212,6 +229,7 @@ mod tests {
             Exit::Timeout,
             Exit::BadConfig,
             Exit::BadInput,
+            Exit::Broken,
         ] {
             assert!(EXIT_CODES_HELP.contains(&format!("\n  {}  ", exit as u8)), "{exit:?}");
         }

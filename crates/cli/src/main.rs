@@ -1,6 +1,7 @@
 //! The binary `ostler`: reads the command line, runs one verb, turns its failure into words and an exit code. It holds
 //! no rules; those live in the daemon and the hosts, which every verb but a few asks over the bus.
 
+mod chain;
 mod checkup;
 mod cli;
 mod commands;
@@ -13,6 +14,7 @@ mod launch;
 mod render;
 mod screen;
 mod signals;
+mod trail;
 mod wait;
 mod when;
 
@@ -25,8 +27,8 @@ use clap::Parser;
 use crate::cli::{Cli, Global, Verb};
 use crate::commands::control::Control;
 use crate::commands::{
-    attach, completions, config, control, demo as demo_verb, doctor, down, events, logs, ps, restart, rm,
-    run, send, spawn, status, stop, up,
+    attach, audit, completions, config, control, demo as demo_verb, doctor, down, events, logs, ps, replay,
+    restart, rm, run, send, spawn, status, stop, up,
 };
 use crate::connect::Places;
 use crate::exit::{Exit, Failure, Outcome};
@@ -96,6 +98,8 @@ fn dispatch(verb: Verb, global: &Global, screen: Screen) -> Outcome<ExitCode> {
         Verb::Kill(args) => block_on(stop::kill(&args, &places()?, screen))?,
         Verb::Rm(args) => block_on(rm::run(&args, &places()?, screen))?,
         Verb::Events(args) => block_on(events::run(&args, &places()?, screen))?,
+        Verb::Audit(args) => block_on(audit::run(&args, &places()?, screen))?,
+        Verb::Replay(args) => block_on(replay::run(&args, &places()?, screen))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -14,6 +14,7 @@ pub(super) async fn checks(places: &Places) -> Vec<Check> {
     let (config, listen) = configuration(places);
     let daemon = daemon(places).await;
     let mut checks = vec![config, daemon.check];
+    checks.extend(daemon.audit);
     if let Some(listen) = listen.filter(|_| !daemon.runs) {
         checks.push(port(listen));
     }
@@ -54,21 +55,23 @@ fn port(listen: SocketAddr) -> Check {
 struct Daemon {
     runs: bool,
     check: Check,
+    /// How its audit fares.
+    audit: Option<Check>,
 }
 
 async fn daemon(places: &Places) -> Daemon {
     const NAME: &str = "daemon";
     match ask(places).await {
-        Ok(node) => Daemon { runs: true, check: version(&node) },
+        Ok(node) => Daemon { runs: true, check: version(&node), audit: Some(audit(&node)) },
         Err(failure) if failure.exit == Exit::NoDaemon => {
             // One that waits for its bus is not to be started once more.
             let remedy = failure.hint.unwrap_or_else(|| START_HINT.to_owned());
-            Daemon { runs: false, check: Check::warn(NAME, failure.message, remedy) }
+            Daemon { runs: false, check: Check::warn(NAME, failure.message, remedy), audit: None }
         }
         Err(failure) => {
             let remedy =
                 failure.hint.unwrap_or_else(|| "start it again: ostler down; ostler up -d".to_owned());
-            Daemon { runs: true, check: Check::fail(NAME, failure.message, remedy) }
+            Daemon { runs: true, check: Check::fail(NAME, failure.message, remedy), audit: None }
         }
     }
 }
@@ -85,6 +88,25 @@ fn version(node: &NodeInfo) -> Check {
             format!("version {} runs, this command is {ours}", node.version),
             "start the new one; agents go on meanwhile: ostler down --keep-agents; ostler up -d",
         )
+    }
+}
+
+/// Whether what happens is kept.
+fn audit(node: &NodeInfo) -> Check {
+    const NAME: &str = "audit";
+    let Some(audit) = &node.audit else {
+        return Check::ok(NAME, "none is kept: `mode = \"off\"` in [audit]");
+    };
+    let text = format!("{} entries stored, {} waiting, {} lost", audit.stored, audit.waiting(), audit.lost);
+    match &audit.problem {
+        Some(problem) => Check::warn(
+            NAME,
+            format!("{text}: {problem}"),
+            "free some disk space, or give the bus JetStream and the daemon's credential its permissions \
+             (docs/guide/audit.md); what waits is stored then",
+        ),
+        None if audit.lost > 0 => Check::warn(NAME, text, "look at what was wrong with: ostler events"),
+        None => Check::ok(NAME, text),
     }
 }
 

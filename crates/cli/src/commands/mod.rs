@@ -1,6 +1,7 @@
 //! One verb, one file: its arguments and the function that runs it.
 
 pub(crate) mod attach;
+pub(crate) mod audit;
 pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod control;
@@ -11,6 +12,7 @@ pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod logs;
 pub(crate) mod ps;
+pub(crate) mod replay;
 pub(crate) mod restart;
 pub(crate) mod rm;
 pub(crate) mod run;

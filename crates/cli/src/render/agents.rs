@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets};
 use jiff::Timestamp;
-use ostler_wire::{AgentState, AgentSummary, DesiredState, NodeInfo, StatusCause};
+use ostler_wire::{AgentState, AgentSummary, AuditStatus, DesiredState, NodeInfo, StatusCause};
 
 use super::{bytes, command_line, cut, duration, elapsed, single_line, style};
 
@@ -160,7 +160,27 @@ pub(crate) fn node_page(node: &NodeInfo, now: Timestamp) -> String {
     page.row("state", &node.state_dir);
     page.row("agents", format!("{} known, {} live", node.agents, node.agents_live));
     page.optional("memory", (node.rss_bytes > 0).then(|| bytes(node.rss_bytes)));
+    page.row(
+        "audit",
+        node.audit.as_ref().map_or_else(|| "none is kept".to_owned(), |audit| fares(audit, now)),
+    );
     page.text
+}
+
+/// How the audit fares, in a line.
+fn fares(audit: &AuditStatus, now: Timestamp) -> String {
+    let entries = match audit.stored {
+        1 => "1 entry stored".to_owned(),
+        stored => format!("{stored} entries stored"),
+    };
+    let waiting = (audit.waiting() > 0).then(|| format!(", {} waiting", audit.waiting())).unwrap_or_default();
+    let lost = (audit.lost > 0).then(|| format!(", {} lost", audit.lost)).unwrap_or_default();
+    let problem = audit.problem.as_deref().map(|problem| {
+        let since =
+            audit.problem_since.map(|since| format!(" for {}", elapsed(since, now))).unwrap_or_default();
+        format!("{}: {}", style::error(format!("; not stored{since}")), single_line(problem))
+    });
+    format!("{entries}{waiting}{}{}", style::error(lost), problem.unwrap_or_default())
 }
 
 /// Labels and values below a headline.

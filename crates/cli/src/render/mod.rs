@@ -2,6 +2,7 @@
 //! it; the screen strips them where they do not belong.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 mod base64;
 pub(crate) mod config;
 pub(crate) mod events;
