@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::advisory::{Action, Advisory, StreamAction};
 use crate::api::{
     Answer, ApiError, Command, Created, Deleted, DirectGet, InfoRequest, ListRequest, Listed, MessageDelete,
-    MessageFound, MessageGet, Named, NamesRequest, Purge, Purged, StreamInfo, read, read_or_default, refusal,
-    render,
+    MessageFound, MessageGet, Named, NamesRequest, Purge, Purged, StreamInfo, is_nothing, read,
+    read_or_default, refusal, render,
 };
 use crate::bus::{Bus, Incoming, publish};
 use crate::jetstream::JetStream;
@@ -38,8 +38,9 @@ impl JetStream {
         if let Some(rest) = self.api_subject(message.subject) {
             // Without a way to answer a request has no effect either, as in nats-server.
             if let Some(command) = Command::parse(rest).filter(|_| !message.reply.is_empty()) {
-                self.api.total += 1;
                 self.carry_out(command, asked, bus);
+                // Afterwards: an answer does not count itself.
+                self.api.total += 1;
             }
             return true;
         }
@@ -164,6 +165,7 @@ impl JetStream {
         let window = config.duplicate_window;
         let mut config = config.completed()?;
         self.allowed().limit_stream(&mut config, window)?;
+        self.check_feeds(&mut config)?;
         if let Some((id, stream, _)) = self.stream_named(name) {
             if stream.config != config {
                 return Err(ApiError::stream_name_in_use());
@@ -192,6 +194,7 @@ impl JetStream {
         let mut config = config.completed()?;
         self.allowed().limit_stream(&mut config, window)?;
         before.check_update(&mut config)?;
+        self.check_feeds(&mut config)?;
         self.check_room(&config, Some(&before))?;
         let subjects = config.subjects.clone();
         let (id, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
@@ -200,6 +203,7 @@ impl JetStream {
             self.remove_routes(id);
             self.add_routes(&subjects, id);
         }
+        self.arrange_feeds();
         self.touch(id);
         let (_, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
         Ok(stream.info(&InfoRequest::default(), asked.now, context))
@@ -250,7 +254,7 @@ impl JetStream {
         asked: Asked<'_>,
         bus: &mut impl Bus,
     ) -> Result<Deleted, ApiError> {
-        if !asked.message.payload.trim_ascii().is_empty() {
+        if !is_nothing(asked.message.payload) {
             return Err(ApiError::not_empty_request());
         }
         let mut stream = self.remove(name).ok_or_else(ApiError::stream_not_found)?;
@@ -321,9 +325,7 @@ impl JetStream {
 
     fn direct_get(&mut self, name: &str, subject: Option<&str>, asked: Asked<'_>, bus: &mut impl Bus) {
         let Asked { message, .. } = asked;
-        let Some((_, stream, _)) =
-            self.stream_named(name).filter(|(_, stream, _)| stream.config.allow_direct)
-        else {
+        let Some((_, stream, _)) = self.direct_stream(name).and_then(|name| self.stream_named(&name)) else {
             return no_responders(message, bus);
         };
         let refuse = |text: &str, bus: &mut _| {

@@ -3,7 +3,7 @@
 use crate::advisory::{Action, Advisory, ConsumerAction};
 use crate::api::{
     ApiError, ConsumerCreate, Deleted, ListRequest, Listed, Named, PauseRequest, Paused, UnpinRequest,
-    Unpinned, read, read_or_default,
+    Unpinned, is_nothing, read, read_or_default,
 };
 use crate::bus::{Bus, Incoming};
 use crate::consumer::{AckSubject, Consumer, ConsumerConfig, ConsumerInfo, UnpinReason};
@@ -101,7 +101,7 @@ impl JetStream {
         asked: Asked<'_>,
         bus: &impl Bus,
     ) -> Result<ConsumerInfo, ApiError> {
-        if !asked.message.payload.trim_ascii().is_empty() {
+        if !is_nothing(asked.message.payload) {
             return Err(ApiError::not_empty_request());
         }
         let (_, stream, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
@@ -115,7 +115,7 @@ impl JetStream {
         asked: Asked<'_>,
         bus: &mut impl Bus,
     ) -> Result<Deleted, ApiError> {
-        if !asked.message.payload.trim_ascii().is_empty() {
+        if !is_nothing(asked.message.payload) {
             return Err(ApiError::not_empty_request());
         }
         let (id, stream, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
@@ -281,7 +281,7 @@ impl Stream {
         Ok(())
     }
 
-    fn consumer_info(
+    pub(crate) fn consumer_info(
         &mut self,
         name: &str,
         now: i64,

@@ -108,6 +108,29 @@ pub(crate) fn append(block: &mut Vec<u8>, name: &str, value: impl std::fmt::Disp
     let _ = write!(block, "{name}: {value}\r\n\r\n");
 }
 
+/// The block without the lines whose names begin with one of these; nothing when no line is left.
+pub(crate) fn without(block: &[u8], names: &[&str]) -> Vec<u8> {
+    let Some(end) = memchr_line(block) else { return block.to_vec() };
+    let (mut kept, mut rest) = (block[..end].to_vec(), &block[end..]);
+    while let Some(end) = memchr_line(rest) {
+        let (line, after) = rest.split_at(end);
+        if line.len() > 2 && !names.iter().any(|name| line.starts_with(name.as_bytes())) {
+            kept.extend_from_slice(line);
+        }
+        rest = after;
+    }
+    if kept.len() == end && block[..end].trim_ascii() == VERSION {
+        return Vec::new();
+    }
+    kept.extend_from_slice(b"\r\n");
+    kept
+}
+
+/// Where the first line ends, its CR LF included.
+fn memchr_line(block: &[u8]) -> Option<usize> {
+    block.windows(2).position(|pair| pair == b"\r\n").map(|at| at + 2)
+}
+
 /// A block that is only a status, as `NATS/1.0 404 No Messages`.
 pub(crate) fn status(text: &str) -> Vec<u8> {
     [VERSION, b" ", text.as_bytes(), b"\r\n\r\n"].concat()
@@ -148,6 +171,10 @@ mod tests {
         append(&mut block, "A", 1);
         append(&mut block, "B", "x");
         assert_eq!(block, b"NATS/1.0\r\nA: 1\r\nB: x\r\n\r\n");
+        append(&mut block, "AB", "y");
+        assert_eq!(without(&block, &["B"]), b"NATS/1.0\r\nA: 1\r\nAB: y\r\n\r\n");
+        assert_eq!(without(&block, &["A", "B"]), b"");
+        assert_eq!(without(b"", &["A"]), b"");
         assert_eq!(status("404 No Messages"), b"NATS/1.0 404 No Messages\r\n\r\n");
     }
 }

@@ -12,6 +12,7 @@ use ostler_broker_store::disk::Disk;
 use crate::api::{AccountInfo, ApiCounts, Strictness};
 use crate::backup::Backups;
 use crate::bus::{Bus, Incoming};
+use crate::feeds::Feeds;
 use crate::limits::Room;
 use crate::options::{API_LEVEL, Context, Options};
 use crate::routes::Routes;
@@ -77,6 +78,10 @@ pub struct SyncJob {
 }
 
 impl SyncJob {
+    pub(crate) fn of(stream: usize, job: ostler_broker_store::SyncJob) -> Self {
+        Self { stream, job }
+    }
+
     /// Does the work. Blocks as long as the disk takes.
     pub fn run(self) -> SyncResult {
         SyncResult { stream: self.stream, result: self.job.run() }
@@ -100,6 +105,7 @@ pub struct JetStream {
     /// By number; a number is not given out again, so that a late sync finds its stream or none.
     pub(crate) streams: Vec<Option<Box<Stream>>>,
     pub(crate) names: BTreeMap<String, usize>,
+    pub(crate) feeds: Feeds,
     routes: Routes,
     changes: Vec<RouteChange>,
     touched: Touched,
@@ -107,8 +113,8 @@ pub struct JetStream {
     /// The time of the last call that said it.
     now: i64,
     pub(crate) api: ApiCounts,
-    pub(crate) room: Room,
     pub(crate) backups: Backups,
+    pub(crate) room: Room,
 }
 
 impl JetStream {
@@ -126,14 +132,15 @@ impl JetStream {
             options,
             streams: Vec::new(),
             names: BTreeMap::new(),
+            feeds: Feeds::default(),
             routes: Routes::default(),
             changes: Vec::new(),
             touched: Touched::default(),
             maintenance: now + MAINTENANCE,
             now,
             api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
-            room: Room::default(),
             backups: Backups::default(),
+            room: Room::default(),
         };
         this.route_api();
         let recovered = this.recover(now)?;
@@ -242,6 +249,9 @@ impl JetStream {
             let job = stream.end_of_batch(self.now, bus, &self.context);
             jobs.extend(job.map(|job| SyncJob { stream: id, job }));
         }
+        if self.has_feeds() {
+            self.pump_feeds(self.now, bus, &mut jobs);
+        }
         jobs
     }
 
@@ -302,7 +312,8 @@ impl JetStream {
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
         let due = |stream: &mut Box<Stream>| [stream.next_expiry(), stream.next_consumer_due(now)];
-        streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min()
+        let own = streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min();
+        own.into_iter().chain(self.next_feed_due(now)).min()
     }
 
     /// Memory that answers take which wait for the disk. A broker that finds this large does not read publishers for a
@@ -357,7 +368,11 @@ impl JetStream {
         let id = self.streams.len();
         self.names.insert(stream.config.name.clone(), id);
         self.add_routes(&stream.config.subjects, id);
+        let arrange = self.has_feeds() || stream.config.origins().next().is_some();
         self.streams.push(Some(Box::new(stream)));
+        if arrange {
+            self.arrange_feeds();
+        }
         self.touch(id);
         id
     }
@@ -366,6 +381,9 @@ impl JetStream {
         let id = self.names.remove(name)?;
         let stream = self.streams.get_mut(id)?.take()?;
         self.remove_routes(id);
+        if self.has_feeds() {
+            self.arrange_feeds();
+        }
         Some(stream)
     }
 

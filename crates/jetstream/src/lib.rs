@@ -47,8 +47,8 @@
 //!
 //! # Known limits
 //!
-//! Not there yet: mirrors and sources, subject transforms, atomic and fast batches, counters, message schedules,
-//! snapshots, priority groups, replay at the original pace, consumer reset. A configuration that asks for one is
+//! Not there yet: atomic and fast batches, counters, message schedules,
+//! replay at the original pace, consumer reset. A configuration that asks for one is
 //! refused, naming it. Compression and placement are kept and have no effect. One account.
 #![forbid(unsafe_code)]
 
@@ -58,6 +58,7 @@ mod api;
 mod backup;
 mod bus;
 mod consumer;
+mod feeds;
 mod handle;
 mod handle_backup;
 mod handle_consumers;
@@ -69,6 +70,7 @@ mod model;
 #[cfg(test)]
 mod nonsense;
 mod options;
+mod report;
 mod routes;
 mod stream;
 #[cfg(test)]
@@ -79,12 +81,14 @@ mod tests;
 mod tests_consumers;
 #[cfg(test)]
 mod tests_disk;
+#[cfg(test)]
+mod tests_feeds;
 mod time;
 #[cfg(test)]
 mod transcripts;
 
 pub use api::{
-    AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, StreamInfo, StreamState, Strictness,
+    AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, SourceInfo, StreamInfo, StreamState, Strictness,
 };
 pub use bus::{Bus, Incoming};
 pub use consumer::{
@@ -94,8 +98,9 @@ pub use jetstream::{JetStream, OpenError, Recovered, RouteChange, SyncJob, SyncR
 pub use limits::ServerLimits;
 pub use options::Options;
 pub use ostler_broker_store::{Durability, Finding};
+pub use report::Totals;
 pub use stream::{
-    Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
-    StreamConfig,
+    Compression, ConsumerLimits, DURABILITY_KEY, Discard, External, PersistMode, Republish, Retention,
+    Storage, StreamConfig, StreamSource, SubjectTransform,
 };
 pub use time::{Time, parse_duration, write_duration};

@@ -69,6 +69,14 @@ fn settle(value: &mut Value) {
     if fields.get("active").and_then(Value::as_i64).is_some_and(|active| active >= 0) {
         fields.insert("active".to_owned(), Value::from("lately"));
     }
+    // Told only once it is set up.
+    if fields.get("active") == Some(&Value::from(-1)) {
+        fields.remove("filter_subject");
+    }
+    // In any order there.
+    if let Some(Value::Array(sources)) = fields.get_mut("sources") {
+        sources.sort_by_key(|source| source.get("name").map(Value::to_string));
+    }
     // Of which run of a stream a message is, in base 62.
     if let Some(Value::String(headers)) = fields.get("hdrs") {
         let plain = data_encoding::BASE64.decode(headers.as_bytes()).unwrap_or_default();

@@ -44,8 +44,8 @@ refusals! {
     consumer_name_not_in_subject = 400 10017 "consumer name in subject does not match durable name in request";
     durable_name_not_set = 400 10018 "consumer expected to be durable but a durable name was not set";
     ephemeral_with_durable = 400 10020 "consumer expected to be ephemeral but a durable name was set in request";
-    maximum_consumers = 400 10026 "maximum consumers limit reached";
     insufficient_resources = 503 10023 "insufficient resources";
+    maximum_consumers = 400 10026 "maximum consumers limit reached";
     maximum_streams = 400 10027 "maximum number of streams reached";
     insufficient_memory = 500 10028 "insufficient memory resources available";
     no_message_found = 404 10037 "no message found";
@@ -76,10 +76,10 @@ refusals! {
     flow_control_needs_heartbeats = 400 10108 "consumer with flow control also needs heartbeats";
     stream_sealed = 400 10109 "invalid operation on sealed stream";
     invalid_deliver_subject = 400 10112 "invalid push consumer deliver subject";
-    max_deliver_backoff = 400 10116 "max deliver is required to be > length of backoff values";
     max_bytes_required = 400 10113 "account requires a stream config to have max bytes set";
-    consumer_replicas_exceed_stream = 400 10126 "consumer config replica count exceeds parent stream";
+    max_deliver_backoff = 400 10116 "max deliver is required to be > length of backoff values";
     max_stream_bytes_exceeded = 400 10122 "stream max bytes exceeds account limit max stream bytes";
+    consumer_replicas_exceed_stream = 400 10126 "consumer config replica count exceeds parent stream";
     consumer_name_path = 400 10127 "Consumer name can not contain path separators";
     stream_name_path = 400 10128 "Stream name can not contain path separators";
     restore_name_in_use = 400 10130 "stream name already in use, cannot restore";

@@ -47,7 +47,24 @@ pub(crate) fn read_or_default<T: DeserializeOwned + Default>(
     bytes: &[u8],
     strictness: Strictness,
 ) -> Result<T, ApiError> {
-    if bytes.trim_ascii().is_empty() { Ok(T::default()) } else { read(bytes, strictness) }
+    if is_nothing(bytes) { Ok(T::default()) } else { read(bytes, strictness) }
+}
+
+/// Whether a request says nothing: clients send `null` or `{}` where nothing is asked for.
+pub(crate) fn is_nothing(bytes: &[u8]) -> bool {
+    matches!(bytes.trim_ascii(), b"" | b"null")
+        || serde_json::from_slice(bytes).is_ok_and(|value: Value| match value {
+            Value::Object(fields) => fields.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            _ => false,
+        })
+}
+
+/// Reads a request of which every field may be null, which means that it was left out. Unknown fields are ignored.
+pub(crate) fn read_ignoring_nulls<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    let mut value: Value = serde_json::from_slice(bytes)?;
+    drop_nulls(&mut value);
+    serde_json::from_value(value)
 }
 
 fn drop_nulls(value: &mut Value) {
@@ -112,6 +129,16 @@ mod tests {
     fn an_unknown_word_is_quoted_twice_as_nats_server_does() {
         let error = read::<Request>(br#"{"policy":"foo"}"#, Strictness::Strict).unwrap_err();
         assert_eq!(error.description, r#"invalid JSON: can not unmarshal "\"foo\"""#);
+    }
+
+    #[test]
+    fn nothing_is_said_in_several_ways() {
+        for text in ["", " \r\n", "null", "{}", " { } ", "[]"] {
+            assert!(is_nothing(text.as_bytes()), "{text:?}");
+        }
+        for text in ["0", "{\"a\":1}", "[1]", "nil", "\"\"", "false"] {
+            assert!(!is_nothing(text.as_bytes()), "{text:?}");
+        }
     }
 
     #[test]

@@ -7,9 +7,9 @@ mod types;
 
 pub use error::ApiError;
 pub use json::Strictness;
-pub use types::{AccountInfo, AccountLimits, ApiCounts, SequenceInfo, StreamInfo, StreamState};
+pub use types::{AccountInfo, AccountLimits, ApiCounts, SequenceInfo, SourceInfo, StreamInfo, StreamState};
 
-pub(crate) use json::{read, read_or_default};
+pub(crate) use json::{is_nothing, read, read_ignoring_nulls, read_or_default};
 pub(crate) use request::{
     Command, ConsumerCreate, DirectGet, InfoRequest, ListRequest, MessageDelete, MessageGet, NamesRequest,
     PauseRequest, Purge, UnpinRequest,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::error::ApiError;
-use crate::stream::{StreamConfig, is_default};
+use crate::stream::{External, StreamConfig, SubjectTransform, is_default};
 use crate::time::Time;
 
 /// Every answer's `type` begins with this.
@@ -149,8 +149,40 @@ pub struct StreamInfo {
     pub created: Time,
     /// What it holds.
     pub state: StreamState,
+    /// The stream it is a copy of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<SourceInfo>,
+    /// The streams it takes messages from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceInfo>,
     /// When this was said.
     pub ts: Time,
+}
+
+/// A stream that another takes from, and how far that is.
+#[derive(Debug, Clone, Serialize)]
+pub struct SourceInfo {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+    /// How many messages are still to be taken.
+    pub lag: u64,
+    /// The last message that a source gave.
+    #[serde(skip_serializing_if = "is_default")]
+    pub seq: u64,
+    /// Nanoseconds since it was heard of, -1 when it never was.
+    pub active: i64,
+    /// Only what matches is taken; empty for all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub filter_subject: String,
+    /// Only what matches one of them is taken, under another subject.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subject_transforms: Vec<SubjectTransform>,
+    /// Why nothing more is taken at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
 }
 
 #[derive(Debug, Serialize)]

@@ -188,6 +188,7 @@ impl StreamConfig {
     /// [`ApiError`] with nats-server's number and words; a feature that is not there is named.
     pub fn completed(mut self) -> Result<Self, ApiError> {
         self.check_name()?;
+        self.check_origins()?;
         self.check_supported()?;
         for limit in [
             &mut self.max_consumers,
@@ -207,7 +208,7 @@ impl StreamConfig {
             2..=5 => return Err(ApiError::replicas_not_supported()),
             _ => return Err(ApiError::stream_config("maximum replicas is 5")),
         }
-        if self.subjects.is_empty() {
+        if self.subjects.is_empty() && self.origins().next().is_none() {
             self.subjects.push(self.name.clone());
         }
         self.check_times()?;
@@ -268,8 +269,6 @@ impl StreamConfig {
     /// A feature that is silently left out would lose somebody's messages.
     fn check_supported(&self) -> Result<(), ApiError> {
         let wanted = [
-            (self.mirror.is_some(), "mirror"),
-            (!self.sources.is_empty(), "sources"),
             (self.allow_msg_counter, "allow_msg_counter"),
             (self.allow_atomic, "allow_atomic"),
             (self.allow_msg_schedules, "allow_msg_schedules"),
@@ -292,7 +291,9 @@ impl StreamConfig {
         if self.duplicate_window < 0 {
             return refuse("duplicates window can not be negative");
         }
-        if self.duplicate_window == 0 {
+        if self.duplicate_window == 0 && self.origins().next().is_some() {
+            // What comes from other streams is known by its place there.
+        } else if self.duplicate_window == 0 {
             let longest = if self.max_age > 0 { self.max_age } else { DUPLICATE_WINDOW };
             self.duplicate_window = longest.min(DUPLICATE_WINDOW);
         } else if self.duplicate_window < 100 * MILLISECOND {
@@ -413,6 +414,10 @@ impl StreamConfig {
         if self.allow_msg_ttl && !next.allow_msg_ttl {
             return refuse("message TTL status can not be disabled");
         }
+        // Without its mirror it becomes a stream of its own.
+        if next.mirror.is_some() && self.mirror != next.mirror {
+            return Err(ApiError::new(400, 10055, "stream mirror configuration can not be updated"));
+        }
         if self.persist_mode != next.persist_mode {
             return refuse("stream configuration update can not change persist mode");
         }
@@ -498,7 +503,7 @@ mod tests {
                 r#"{"name":"T","republish":{"dest":"T"}}"#,
                 "stream configuration for republish destination forms a cycle",
             ),
-            (r#"{"name":"T","mirror":{"name":"S"}}"#, "mirror is not supported by this server"),
+            (r#"{"name":"T","allow_batched":true}"#, "allow_batched is not supported by this server"),
         ] {
             assert_eq!(refused(json), reason, "{json}");
         }

@@ -22,7 +22,7 @@ impl Stream {
 
     /// Whether a consumer would be given a message on this subject.
     pub(super) fn is_wanted(&self, subject: &[u8]) -> bool {
-        self.consumers.values().any(|consumer| consumer.config.wants(subject))
+        self.is_kept_for_feeds() || self.consumers.values().any(|consumer| consumer.config.wants(subject))
     }
 
     /// Serves everybody who waits, from what is written.

@@ -5,6 +5,8 @@ mod config;
 mod consumers;
 mod dedupe;
 mod expire;
+mod feed;
+mod intake;
 mod publish;
 mod read;
 mod restore;
@@ -28,6 +30,8 @@ pub use config::{
 pub(crate) use config::{
     DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, SERVER_METADATA, is_default, is_name, metadata_bytes,
 };
+pub(crate) use feed::identity as feed_identity;
+pub(crate) use intake::Taken;
 pub use source::{External, StreamSource};
 pub use transform::SubjectTransform;
 
@@ -40,6 +44,7 @@ use crate::options::Context;
 use crate::time::Time;
 use dedupe::Dedupe;
 use restore::is_restoring;
+use feed::Feed;
 use transform::Transform;
 
 /// The checkpoint that holds a stream's configuration.
@@ -71,6 +76,12 @@ pub(crate) struct Stream {
     /// What the configuration says, prepared.
     transform: Option<Transform>,
     republish: Option<Transform>,
+    /// The streams it takes from.
+    pub(crate) feeds: Vec<Feed>,
+    /// Whether another takes from it.
+    pub(crate) is_origin: bool,
+    /// How often something was undone because the disk refused.
+    pub(crate) undone: u64,
     /// The id of the last message, if it had one.
     last_id: Option<Box<str>>,
     pub(crate) acks: AckQueue,
@@ -129,7 +140,7 @@ impl Stream {
             }
         };
         let mut stream = Self::with(config, Time::from_nanos(now), store, dir, context)?;
-        let first = stream.config.first_seq;
+        stream.prepare_feeds();
         let begin = |stream: &mut Self| {
             if first > 1 {
                 stream.store.skip(first - 1)?;
@@ -175,6 +186,8 @@ impl Stream {
             Err(_) => return Ok(Opened { stream: None, findings, unfinished: false }),
         };
         stream.refill_window(now);
+        stream.prepare_feeds();
+        stream.recall_feeds();
         stream.load_consumers(now);
         Ok(Opened { stream: Some(stream), findings, unfinished: false })
     }
@@ -200,6 +213,9 @@ impl Stream {
             durability,
             dir,
             consumers: BTreeMap::new(),
+            feeds: Vec::new(),
+            is_origin: false,
+            undone: 0,
             now: created.nanos().unwrap_or(0),
             wake: false,
             lagging: false,
@@ -252,6 +268,7 @@ impl Stream {
         self.store.set_durability(durability);
         self.transform = prepared_transform(&self.config);
         self.republish = prepared_republish(&self.config);
+        self.prepare_feeds();
         self.age_cursor = 0;
         if self.config.max_msgs_per_subject != before.max_msgs_per_subject {
             self.enforce_all_subjects();
@@ -356,6 +373,7 @@ impl Stream {
 
     /// A sync for its own sake: what was freed is given back by it.
     pub(crate) fn idle_sync(&mut self, bus: &mut impl Bus) -> Option<SyncJob> {
+        self.save_feeds();
         if self.dir.is_none() || self.store.maintain(8 << 20).is_err() {
             return None;
         }
@@ -400,6 +418,8 @@ impl Stream {
         }
         self.dirty = true;
         self.dedupe.forget_above(kept);
+        self.undone += 1;
+        self.recall_feeds();
         self.age_cursor = 0;
         self.recount();
     }
@@ -426,6 +446,7 @@ impl Stream {
             return Err(ApiError::message_delete("message delete not permitted"));
         }
         self.dirty = true;
+        self.save_feeds();
         match self.store.remove(seq, if erase { Erase::Yes } else { Erase::No }) {
             Ok(true) => {
                 let now = self.now;
@@ -463,6 +484,7 @@ impl Stream {
         };
         let purged = self.store.purge(purge).map_err(|error| ApiError::purge_failed(error.to_string()))?;
         self.recount();
+        self.save_feeds();
         Ok(purged)
     }
 
@@ -474,7 +496,17 @@ impl Stream {
         }
         let mut config = self.config.clone();
         context.add_metadata(&mut config.metadata, self.config.required_level());
-        StreamInfo { config, created: self.created, state, ts: Time::from_nanos(now) }
+        let info = |feed: &Feed| feed.info(now);
+        let (mirrors, sources): (Vec<_>, Vec<_>) =
+            self.feeds.iter().partition(|feed| feed.kind == source::FeedKind::Mirror);
+        StreamInfo {
+            config,
+            created: self.created,
+            state,
+            mirror: mirrors.into_iter().map(info).next(),
+            sources: sources.into_iter().map(info).collect(),
+            ts: Time::from_nanos(now),
+        }
     }
 
     /// The subjects a filter selects, a page of them, and how many there are.

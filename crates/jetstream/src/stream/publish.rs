@@ -25,9 +25,19 @@ enum Outcome {
 }
 
 /// Why it was not stored.
-enum Refusal {
+pub(super) enum Refusal {
     Request(ApiError),
     Disk(Error),
+}
+
+impl Refusal {
+    pub(super) fn of(error: Error) -> Self {
+        if error.is_disk() {
+            Self::Disk(error)
+        } else {
+            Self::Request(ApiError::store_failed(error.to_string()))
+        }
+    }
 }
 
 impl From<ApiError> for Refusal {
@@ -37,7 +47,7 @@ impl From<ApiError> for Refusal {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Rollup {
+pub(super) enum Rollup {
     None,
     Subject,
     All,
@@ -49,10 +59,7 @@ impl Stream {
         let transformed = self.transformed(message.subject);
         let message = &Incoming { subject: transformed.as_deref().unwrap_or(message.subject), ..*message };
         let asked = PublishHeaders::read(message.headers);
-        let last_on_subject = match &self.config.republish {
-            Some(_) => self.store.last_on(message.subject, u64::MAX).unwrap_or(0),
-            None => 0,
-        };
+        let last_on_subject = self.last_for_republish(message.subject);
         match self.store_checked(message, &asked, now) {
             Ok(Outcome::Stored(seq)) => {
                 self.new_messages = true;
@@ -71,6 +78,14 @@ impl Stream {
     /// The subject it is stored under, when that is another one.
     pub(super) fn transformed(&self, subject: &[u8]) -> Option<Vec<u8>> {
         self.transform.as_ref()?.apply(subject, self.store.last_seq() + 1)
+    }
+
+    /// The last message on a subject, when that is to be republished.
+    pub(super) fn last_for_republish(&self, subject: &[u8]) -> u64 {
+        match &self.config.republish {
+            Some(_) => self.store.last_on(subject, u64::MAX).unwrap_or(0),
+            None => 0,
+        }
     }
 
     fn acknowledge(&mut self, reply: &[u8], seq: u64, duplicate: bool, bus: &mut impl Bus) {
@@ -121,6 +136,18 @@ impl Stream {
             }
         }
         let rollup = self.rollup(asked)?;
+        self.store_passed(message, asked, ttl, rollup, now).map(Outcome::Stored)
+    }
+
+    /// Stores what its headers do not speak against, and says under which sequence.
+    pub(super) fn store_passed(
+        &mut self,
+        message: &Incoming<'_>,
+        asked: &PublishHeaders<'_>,
+        ttl: Option<Ttl>,
+        rollup: Rollup,
+        now: i64,
+    ) -> Result<u64, Refusal> {
         self.check_size(message)?;
         if self.config.retention == Retention::Interest && !self.is_wanted(message.subject) {
             return self.skip(asked, now);
@@ -136,11 +163,7 @@ impl Stream {
                 _ => None,
             },
         };
-        let seq = match self.store.append(&stored) {
-            Ok(seq) => seq,
-            Err(error) if error.is_disk() => return Err(Refusal::Disk(error)),
-            Err(error) => return Err(ApiError::store_failed(error.to_string()).into()),
-        };
+        let seq = self.store.append(&stored).map_err(Refusal::of)?;
         self.remember(asked, seq, now);
         match rollup {
             Rollup::None => {}
@@ -151,7 +174,7 @@ impl Stream {
             self.enforce_subject(message.subject);
         }
         self.enforce_totals();
-        Ok(Outcome::Stored(seq))
+        Ok(seq)
     }
 
     fn check_features(&self, asked: &PublishHeaders<'_>) -> Result<(), ApiError> {
@@ -202,7 +225,7 @@ impl Stream {
         Ok(())
     }
 
-    fn rollup(&self, asked: &PublishHeaders<'_>) -> Result<Rollup, ApiError> {
+    pub(super) fn rollup(&self, asked: &PublishHeaders<'_>) -> Result<Rollup, ApiError> {
         let Some(value) = asked.rollup else { return Ok(Rollup::None) };
         if !self.config.allow_rollup_hdrs || self.config.deny_purge {
             return Err(ApiError::rollup_failed("rollup not permitted"));
@@ -217,7 +240,7 @@ impl Stream {
         }
     }
 
-    fn check_size(&self, message: &Incoming<'_>) -> Result<(), ApiError> {
+    pub(super) fn check_size(&self, message: &Incoming<'_>) -> Result<(), ApiError> {
         let size = message.headers.len() + message.payload.len();
         if self.config.max_msg_size >= 0 && size as u64 > self.config.max_msg_size as u64 {
             return Err(ApiError::message_too_large());
@@ -229,7 +252,7 @@ impl Stream {
     }
 
     /// Checks what refuses a new message, and says whether its subject has as many as it may.
-    fn check_limits(&self, message: &Incoming<'_>, rollup: Rollup) -> Result<bool, ApiError> {
+    pub(super) fn check_limits(&self, message: &Incoming<'_>, rollup: Rollup) -> Result<bool, ApiError> {
         let config = &self.config;
         let on_subject = || self.store.first_on(message.subject);
         let full = match u64::try_from(config.max_msgs_per_subject) {
@@ -271,12 +294,12 @@ impl Stream {
     }
 
     /// Nobody wants it: it takes a number and is gone.
-    fn skip(&mut self, asked: &PublishHeaders<'_>, now: i64) -> Result<Outcome, Refusal> {
+    fn skip(&mut self, asked: &PublishHeaders<'_>, now: i64) -> Result<u64, Refusal> {
         let seq = self.store.last_seq() + 1;
         self.store.skip(seq).map_err(Refusal::Disk)?;
         self.skipped_at = Some(now);
         self.remember(asked, seq, now);
-        Ok(Outcome::Stored(seq))
+        Ok(seq)
     }
 
     fn remember(&mut self, asked: &PublishHeaders<'_>, seq: u64, now: i64) {
@@ -312,7 +335,7 @@ impl Stream {
         while self.store.first_seq() < seq && self.drop_message(self.store.first_seq()) {}
     }
 
-    fn enforce_subject(&mut self, subject: &[u8]) {
+    pub(super) fn enforce_subject(&mut self, subject: &[u8]) {
         let Some(max) = limit(self.config.max_msgs_per_subject) else { return };
         while let Some((first, _)) = self.store.first_on(subject).filter(|&(_, count)| count > max) {
             if !self.drop_message(first) {
@@ -346,7 +369,14 @@ impl Stream {
         }
     }
 
-    fn republish(&self, message: &Incoming<'_>, seq: u64, last: u64, now: i64, bus: &mut impl Bus) {
+    pub(super) fn republish(
+        &self,
+        message: &Incoming<'_>,
+        seq: u64,
+        last: u64,
+        now: i64,
+        bus: &mut impl Bus,
+    ) {
         let Some((rule, transform)) = self.config.republish.as_ref().zip(self.republish.as_ref()) else {
             return;
         };

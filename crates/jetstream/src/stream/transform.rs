@@ -144,6 +144,11 @@ impl Transform {
         }
         made
     }
+
+    /// The filter of what it is for.
+    pub(crate) fn source(&self) -> &Filter {
+        &self.source
+    }
 }
 
 fn put(out: &mut Vec<u8>, number: u32) {

@@ -1,0 +1,191 @@
+//! Mirrors and sources: moving messages from streams to those that take them. Both ends are in this process, so no
+//! consumer stands between them: at the end of a batch each stream takes what was written to the others, a turn's worth
+//! at a time.
+
+use crate::api::ApiError;
+use crate::bus::Bus;
+use crate::jetstream::{JetStream, SyncJob};
+use crate::stream::{Retention, Stream, StreamConfig, Taken, feed_identity};
+use crate::time::SECOND;
+
+/// Messages that a stream takes from another at once.
+const TURN: usize = 1000;
+/// Bytes that a stream takes from another at once.
+const TURN_BYTES: usize = 4 << 20;
+/// How often all streams have their turn before other work is seen to.
+const ROUNDS: usize = 4;
+/// When what was refused is tried again.
+const RETRY: i64 = SECOND;
+
+/// Which streams take from others, and whether more is to be done.
+#[derive(Debug, Default)]
+pub(crate) struct Feeds {
+    fed: Vec<usize>,
+    lagging: bool,
+}
+
+impl JetStream {
+    /// Takes note of what the streams' configurations say of each other.
+    pub(crate) fn arrange_feeds(&mut self) {
+        let fed = |stream: &Stream| !stream.feeds.is_empty();
+        let streams = self.streams.iter().enumerate();
+        self.feeds.fed = streams.filter(|(_, s)| s.as_deref().is_some_and(fed)).map(|(id, _)| id).collect();
+        let mut read: Vec<String> = Vec::new();
+        for id in &self.feeds.fed {
+            let Some(stream) = self.streams.get(*id).and_then(Option::as_deref) else { continue };
+            read.extend(stream.feeds.iter().map(|feed| feed.origin.clone()));
+        }
+        for stream in self.streams.iter_mut().flatten() {
+            stream.is_origin = read.contains(&stream.config.name);
+        }
+    }
+
+    /// Whether any stream takes from others.
+    pub(crate) fn has_feeds(&self) -> bool {
+        !self.feeds.fed.is_empty()
+    }
+
+    /// Moves what was written, and ends the batch of the streams that took something.
+    pub(crate) fn pump_feeds(&mut self, now: i64, bus: &mut impl Bus, jobs: &mut Vec<SyncJob>) {
+        self.feeds.lagging = false;
+        for _ in 0..ROUNDS {
+            let mut moved = false;
+            for index in 0..self.feeds.fed.len() {
+                let id = self.feeds.fed[index];
+                // Out of its place, so that two streams can be in hand.
+                let Some(mut stream) = self.streams.get_mut(id).and_then(Option::take) else { continue };
+                moved |= self.pump_into(&mut stream, now, bus);
+                if stream.dirty || stream.new_messages {
+                    stream.now = now;
+                    let job = stream.end_of_batch(now, bus, &self.context);
+                    jobs.extend(job.map(|job| SyncJob::of(id, job)));
+                }
+                self.streams[id] = Some(stream);
+            }
+            if !moved {
+                return;
+            }
+        }
+        self.feeds.lagging = true;
+    }
+
+    /// Lets a stream take a turn's worth; whether it took any.
+    fn pump_into(&mut self, stream: &mut Stream, now: i64, bus: &mut impl Bus) -> bool {
+        let mut moved = false;
+        stream.now = now;
+        let mut feeds = std::mem::take(&mut stream.feeds);
+        let mut undone = false;
+        for feed in &mut feeds {
+            if feed.retry_at.is_some_and(|at| now < at) {
+                continue;
+            }
+            feed.retry_at = None;
+            let origin = self.names.get(&feed.origin).copied();
+            let origin = origin.and_then(|id| self.streams.get_mut(id)).and_then(Option::as_deref_mut);
+            let Some(origin) = origin else {
+                feed.error = Some(ApiError::stream_not_found());
+                continue;
+            };
+            let identity = feed_identity(&origin.config.name, origin.created);
+            feed.begin(&identity, |time| origin.store.first_at(time).ok().flatten());
+            feed.error = None;
+            feed.active.get_or_insert(now);
+            let (mut count, mut bytes) = (0, 0);
+            while count < TURN && bytes < TURN_BYTES {
+                let Some(seq) = origin.store.next(&mut feed.wanted, feed.next) else {
+                    feed.next = feed.next.max(origin.store.last_seq() + 1);
+                    break;
+                };
+                // One that cannot be read is reported there, and passed over here.
+                if let Ok(Some(message)) = origin.store.get(seq) {
+                    let before = stream.undone;
+                    if let Taken::Later(error) = stream.take_in(feed, &message, now, bus) {
+                        feed.retry_at = Some(now + RETRY);
+                        feed.error = Some(error);
+                        undone |= stream.undone != before;
+                        break;
+                    }
+                    bytes += message.subject.len() + message.headers.len() + message.payload.len();
+                }
+                feed.position.seq = seq;
+                feed.next = seq + 1;
+                feed.active = Some(now);
+                count += 1;
+            }
+            let drained = feed.next > origin.store.last_seq();
+            feed.lag = if drained { 0 } else { origin.store.num_pending(&mut feed.wanted, feed.next, false) };
+            moved |= count > 0;
+        }
+        stream.feeds = feeds;
+        if undone {
+            stream.recall_feeds();
+        }
+        moved
+    }
+
+    /// When messages are to be moved without anything having come in.
+    pub(crate) fn next_feed_due(&self, now: i64) -> Option<i64> {
+        let fed = self.feeds.fed.iter().filter_map(|id| self.streams.get(*id)?.as_deref());
+        let retries = fed.flat_map(|stream| &stream.feeds).filter_map(|feed| feed.retry_at);
+        retries.chain(self.feeds.lagging.then_some(now)).min()
+    }
+
+    /// Checks what a configuration says of other streams against those that there are.
+    pub(crate) fn check_feeds(&self, config: &mut StreamConfig) -> Result<(), ApiError> {
+        for origin in config.origins() {
+            let Some(external) = &origin.external else { continue };
+            let own = |domain: &String| external.api == format!("$JS.{domain}.API");
+            if external.api != "$JS.API" && !self.context.domain.as_ref().is_some_and(own) {
+                return Err(ApiError::unsupported(&format!(
+                    "taking from a stream of another server (external api {:?})",
+                    external.api
+                )));
+            }
+        }
+        if self.leads_to(config, &config.name, &mut Vec::new()) {
+            return Err(ApiError::stream_config("detected cycle"));
+        }
+        // A mirror answers for its origin as its origin does.
+        let origin = config.mirror.as_ref().and_then(|mirror| self.names.get(&mirror.name));
+        if let Some(origin) = origin.and_then(|id| self.streams.get(*id)?.as_deref()) {
+            config.mirror_direct = origin.config.allow_direct;
+        }
+        Ok(())
+    }
+
+    /// Whether messages of a stream would come round to a configuration.
+    fn leads_to<'a>(&'a self, config: &'a StreamConfig, name: &str, seen: &mut Vec<&'a str>) -> bool {
+        config.origins().any(|origin| {
+            if origin.name == name {
+                return true;
+            }
+            if seen.contains(&&*origin.name) {
+                return false;
+            }
+            seen.push(&origin.name);
+            let next = self.names.get(&origin.name).and_then(|id| self.streams.get(*id)?.as_deref());
+            next.is_some_and(|next| self.leads_to(&next.config, name, seen))
+        })
+    }
+
+    /// The stream that answers direct gets under a name: itself, or a mirror of it when it does not.
+    pub(crate) fn direct_stream(&self, name: &str) -> Option<String> {
+        let named = self.names.get(name).and_then(|id| self.streams.get(*id)?.as_deref());
+        if named.is_some_and(|stream| stream.config.allow_direct) {
+            return Some(name.to_owned());
+        }
+        let fed = self.feeds.fed.iter().filter_map(|id| self.streams.get(*id)?.as_deref());
+        let mirrors = |stream: &&Stream| {
+            stream.config.mirror_direct
+                && stream.config.mirror.as_ref().is_some_and(|mirror| mirror.name == name)
+        };
+        fed.into_iter().find(mirrors).map(|stream| stream.config.name.clone())
+    }
+}
+
+impl Stream {
+    /// Whether a message with nobody else to read it is kept.
+    pub(crate) fn is_kept_for_feeds(&self) -> bool {
+        self.is_origin && self.config.retention == Retention::Interest
+    }
+}

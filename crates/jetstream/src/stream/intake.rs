@@ -1,0 +1,220 @@
+//! Taking messages in from other streams: how they are stored, and how it is known again after a restart what was taken.
+
+use std::ops::ControlFlow;
+
+use ostler_broker_proto::headers::HeaderBlock;
+use ostler_broker_store::{Message, NewMessage, Selection};
+use serde::{Deserialize, Serialize};
+
+use super::feed::{Feed, Position};
+use super::publish::{Refusal, Rollup};
+use super::source::FeedKind;
+use super::{Discard, Retention, Stream, disk_refusal};
+use crate::api::ApiError;
+use crate::bus::{Bus, Incoming};
+use crate::headers::{PublishHeaders, Ttl, append, without};
+
+/// The checkpoint that holds how far sources were taken.
+const CHECKPOINT: &str = "feeds";
+const VERSION: u16 = 1;
+/// Where a message that was taken is from.
+pub(super) const LABEL: &str = "Nats-Stream-Source";
+/// What concerned only the stream it is from.
+const NOT_TAKEN: [&str; 3] = [LABEL, "Nats-Expected-", "Nats-Batch-"];
+
+/// How far sources were taken when a stream had so many messages.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    last_seq: u64,
+    feeds: Vec<(String, Position)>,
+}
+
+/// What became of a message of another stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is here, or was here before, or nobody wants it.
+    Done,
+    /// It cannot be here at the moment.
+    Later(ApiError),
+}
+
+impl Stream {
+    /// Prepares what the configuration says of other streams; what was taken already is known again.
+    pub(super) fn prepare_feeds(&mut self) {
+        let mut before = std::mem::take(&mut self.feeds);
+        let mirror = self.config.mirror.iter().map(|config| Feed::new(FeedKind::Mirror, config));
+        let sources = self.config.sources.iter().map(|config| Feed::new(FeedKind::Source, config));
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+        for feed in mirror.chain(sources) {
+            match before.iter().position(|old| old.is_like(&feed)) {
+                Some(index) => kept.push(before.swap_remove(index)),
+                None => fresh.push(feed),
+            }
+        }
+        if !fresh.is_empty() {
+            self.recall(&mut fresh, 1);
+        }
+        kept.append(&mut fresh);
+        let order = |feed: &Feed| self.config.origins().position(|config| feed.is_of(config));
+        kept.sort_by_key(order);
+        self.feeds = kept;
+    }
+
+    /// Knows again how far other streams were taken: after a restart, and when something was undone.
+    pub(crate) fn recall_feeds(&mut self) {
+        let mut feeds = std::mem::take(&mut self.feeds);
+        if feeds.is_empty() {
+            return;
+        }
+        let saved = self.store.checkpoint(CHECKPOINT).and_then(|(_, saved)| {
+            let saved: Saved = serde_json::from_slice(saved).ok()?;
+            // It may tell of messages that a power cut took.
+            (saved.last_seq <= self.store.last_seq()).then_some(saved)
+        });
+        let saved = saved.unwrap_or_default();
+        for feed in &mut feeds {
+            let key = feed.key();
+            let known = saved.feeds.iter().find(|(of, _)| *of == key);
+            feed.move_to(known.map(|(_, position)| position.clone()).unwrap_or_default());
+        }
+        self.recall(&mut feeds, saved.last_seq + 1);
+        self.feeds = feeds;
+    }
+
+    /// Reads from a sequence on where messages are from.
+    fn recall(&mut self, feeds: &mut [Feed], from: u64) {
+        let last_seq = self.store.last_seq();
+        for feed in feeds.iter_mut().filter(|feed| feed.kind == FeedKind::Mirror) {
+            feed.move_to(Position { seq: last_seq, identity: String::new() });
+        }
+        if feeds.iter().all(|feed| feed.kind == FeedKind::Mirror) {
+            return;
+        }
+        // What cannot be read is reported where it is read; the position of the next message counts for it too.
+        let _ = self.store.scan(&mut Selection::all(), from, |message| {
+            let block = HeaderBlock::parse(message.headers).ok();
+            let label = block.and_then(|block| block.get(LABEL));
+            if let Some(label) = label.and_then(|label| std::str::from_utf8(label).ok()) {
+                let _ = feeds.iter_mut().any(|feed| feed.recall(label));
+            }
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// Keeps how far sources were taken, for when the messages that say so are gone.
+    pub(crate) fn save_feeds(&mut self) {
+        if !self.feeds.iter().any(|feed| feed.kind == FeedKind::Source) {
+            return;
+        }
+        let feeds = self.feeds.iter().map(|feed| (feed.key(), feed.position.clone())).collect();
+        let saved = Saved { last_seq: self.store.last_seq(), feeds };
+        let Ok(bytes) = serde_json::to_vec(&saved) else { return };
+        if self.store.checkpoint(CHECKPOINT).is_some_and(|(_, before)| before == bytes) {
+            return;
+        }
+        self.dirty = true;
+        // What cannot be kept is read back from the messages, as far as they are there.
+        let _ = self.store.save_checkpoint(CHECKPOINT, VERSION, &bytes);
+    }
+
+    /// Stores a message of another stream.
+    pub(crate) fn take_in(
+        &mut self,
+        feed: &Feed,
+        message: &Message<'_>,
+        now: i64,
+        bus: &mut impl Bus,
+    ) -> Taken {
+        let Some(subject) = feed.subject(message.subject, message.seq) else { return Taken::Done };
+        let outcome = match feed.kind {
+            FeedKind::Mirror => self.take_mirrored(&subject, message, bus),
+            FeedKind::Source => {
+                let label = feed.label(message.seq, message.subject);
+                self.take_sourced(&subject, message, &label, now, bus)
+            }
+        };
+        match outcome {
+            Ok(()) => Taken::Done,
+            // It will not become smaller.
+            Err(Refusal::Request(error)) if is_too_large(&error) => Taken::Done,
+            Err(Refusal::Request(error)) => Taken::Later(error),
+            Err(Refusal::Disk(error)) => {
+                self.write_failed(&error, bus);
+                Taken::Later(disk_refusal(&error))
+            }
+        }
+    }
+
+    /// As it is, under the sequence it has there.
+    fn take_mirrored(
+        &mut self,
+        subject: &[u8],
+        message: &Message<'_>,
+        bus: &mut impl Bus,
+    ) -> Result<(), Refusal> {
+        if message.seq <= self.store.last_seq() {
+            return Ok(());
+        }
+        self.dirty = true;
+        let incoming = Incoming { subject, reply: b"", headers: message.headers, payload: message.payload };
+        self.check_size(&incoming)?;
+        if self.config.retention == Retention::Interest && !self.is_wanted(subject) {
+            return self.store.skip(message.seq).map_err(Refusal::Disk);
+        }
+        if self.config.discard == Discard::New {
+            self.check_limits(&incoming, Rollup::None)?;
+        }
+        let last_on_subject = self.last_for_republish(subject);
+        let stored = NewMessage {
+            subject,
+            headers: message.headers,
+            payload: message.payload,
+            time_ns: message.time_ns,
+            expires_ns: message.expires_ns.filter(|_| self.config.allow_msg_ttl),
+        };
+        self.store.append_at(message.seq, &stored).map_err(Refusal::of)?;
+        self.new_messages = true;
+        self.republish(&incoming, message.seq, last_on_subject, message.time_ns, bus);
+        self.enforce_subject(subject);
+        self.enforce_totals();
+        Ok(())
+    }
+
+    /// As if it had been published here, with a word of where it is from.
+    fn take_sourced(
+        &mut self,
+        subject: &[u8],
+        message: &Message<'_>,
+        label: &str,
+        now: i64,
+        bus: &mut impl Bus,
+    ) -> Result<(), Refusal> {
+        if self.config.sealed {
+            return Err(ApiError::stream_sealed().into());
+        }
+        self.dirty = true;
+        let transformed = self.transformed(subject);
+        let subject = transformed.as_deref().unwrap_or(subject);
+        let mut headers = without(message.headers, &NOT_TAKEN);
+        append(&mut headers, LABEL, label);
+        let incoming = Incoming { subject, reply: b"", headers: &headers, payload: message.payload };
+        let asked = PublishHeaders::read(&headers);
+        if asked.msg_id.is_some_and(|id| self.dedupe.find(id).is_some()) {
+            return Ok(());
+        }
+        let ttl = match asked.ttl.filter(|_| self.config.allow_msg_ttl) {
+            Some(value) => Ttl::parse(value).ok(),
+            None => None,
+        };
+        let rollup = self.rollup(&asked).unwrap_or(Rollup::None);
+        let last_on_subject = self.last_for_republish(subject);
+        let seq = self.store_passed(&incoming, &asked, ttl, rollup, now)?;
+        self.new_messages = true;
+        self.republish(&incoming, seq, last_on_subject, now, bus);
+        Ok(())
+    }
+}
+
+fn is_too_large(error: &ApiError) -> bool {
+    [ApiError::message_too_large(), ApiError::header_too_large()].contains(error)
+}

@@ -1,0 +1,206 @@
+//! Streams that take from others: nothing is lost, nothing doubled, whatever happens in between.
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::testing::Rig;
+use crate::time::SECOND;
+
+fn create(rig: &mut Rig, config: &str) {
+    let name = config.split('"').nth(3).unwrap();
+    rig.api(&format!("STREAM.CREATE.{name}"), config);
+}
+
+fn state(rig: &mut Rig, name: &str) -> (u64, u64, u64) {
+    let state = &rig.api(&format!("STREAM.INFO.{name}"), "")["state"];
+    let number = |field: &str| state[field].as_u64().unwrap();
+    (number("messages"), number("first_seq"), number("last_seq"))
+}
+
+fn payloads(rig: &mut Rig, name: &str) -> Vec<String> {
+    let (_, first, last) = state(rig, name);
+    let mut found = Vec::new();
+    for seq in first..=last {
+        let answers = rig.ask(&format!("$JS.API.STREAM.MSG.GET.{name}"), &format!(r#"{{"seq":{seq}}}"#));
+        let answer: Value = serde_json::from_str(&answers[0].payload).unwrap();
+        if let Some(data) = answer.pointer("/message/data") {
+            let data = data_encoding::BASE64.decode(data.as_str().unwrap().as_bytes()).unwrap();
+            found.push(String::from_utf8(data).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn more_than_a_turns_worth_comes_over_all_the_same() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o.*"],"storage":"memory"}"#);
+    for number in 0..9000 {
+        rig.ask(&format!("o.{}", number % 7), &number.to_string());
+    }
+    create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+    create(&mut rig, r#"{"name":"S","sources":[{"name":"O","filter_subject":"o.3"}]}"#);
+    rig.pass_through(SECOND);
+    assert_eq!(state(&mut rig, "M"), (9000, 1, 9000));
+    assert_eq!(state(&mut rig, "S").0, 9000 / 7 + 1);
+    let info = rig.api("STREAM.INFO.S", "");
+    assert_eq!(
+        (info["sources"][0]["lag"].as_u64(), info["sources"][0]["seq"].as_u64()),
+        (Some(0), Some(8999))
+    );
+}
+
+#[test]
+fn what_is_gone_at_the_origin_leaves_gaps_in_the_mirror() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    for number in 0..5 {
+        rig.ask("o", &number.to_string());
+    }
+    rig.api("STREAM.MSG.DELETE.O", r#"{"seq":2}"#);
+    rig.api("STREAM.PURGE.O", r#"{"seq":2}"#);
+    create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+    rig.api("STREAM.PURGE.O", "");
+    rig.ask("o", "5");
+    assert_eq!(state(&mut rig, "M"), (4, 3, 6));
+    assert_eq!(payloads(&mut rig, "M"), ["2", "3", "4", "5"]);
+}
+
+#[test]
+fn a_mirror_becomes_a_stream_of_its_own() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+    rig.ask("o", "taken");
+    rig.api("STREAM.DELETE.O", "");
+    rig.api("STREAM.UPDATE.M", r#"{"name":"M","subjects":["o"]}"#);
+    rig.ask("o", "own");
+    assert_eq!(payloads(&mut rig, "M"), ["taken", "own"]);
+    rig.restart();
+    assert_eq!(payloads(&mut rig, "M"), ["taken", "own"]);
+}
+
+#[test]
+fn an_origin_that_is_created_anew_is_a_new_source() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    create(&mut rig, r#"{"name":"S","sources":[{"name":"O"}]}"#);
+    rig.ask("o", "old");
+    rig.api("STREAM.DELETE.O", "");
+    let info = rig.api("STREAM.INFO.S", "");
+    assert_eq!(info["sources"][0]["error"]["err_code"], 10059);
+    rig.restart();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    rig.ask("o", "new");
+    assert_eq!(payloads(&mut rig, "S"), ["old", "new"]);
+    rig.restart();
+    rig.ask("o", "newer");
+    assert_eq!(payloads(&mut rig, "S"), ["old", "new", "newer"]);
+}
+
+#[test]
+fn what_was_taken_and_purged_is_not_taken_again() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    create(&mut rig, r#"{"name":"S","sources":[{"name":"O"}]}"#);
+    rig.ask("o", "1");
+    rig.api("STREAM.PURGE.S", "");
+    rig.restart();
+    rig.ask("o", "2");
+    assert_eq!(payloads(&mut rig, "S"), ["2"]);
+}
+
+#[test]
+fn a_full_stream_takes_the_rest_when_there_is_room() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    create(&mut rig, r#"{"name":"S","sources":[{"name":"O"}],"max_msgs":2,"discard":"new"}"#);
+    create(&mut rig, r#"{"name":"M","mirror":{"name":"O"},"max_msgs":2,"discard":"new"}"#);
+    for number in 0..4 {
+        rig.ask("o", &number.to_string());
+    }
+    for name in ["S", "M"] {
+        assert_eq!(payloads(&mut rig, name), ["0", "1"]);
+        rig.api(&format!("STREAM.PURGE.{name}"), "");
+    }
+    rig.pass_through(3 * SECOND);
+    assert_eq!(payloads(&mut rig, "S"), ["2", "3"]);
+    assert_eq!(payloads(&mut rig, "M"), ["2", "3"]);
+}
+
+#[test]
+fn messages_go_through_several_streams() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"A","subjects":["a.*"]}"#);
+    create(
+        &mut rig,
+        r#"{"name":"C","sources":[{"name":"B","subject_transforms":[{"src":"a.*","dest":"c.$1"}]}]}"#,
+    );
+    create(&mut rig, r#"{"name":"B","mirror":{"name":"A"}}"#);
+    rig.ask("a.1", "through");
+    let got = rig.api("STREAM.MSG.GET.C", r#"{"last_by_subj":"c.1"}"#);
+    assert_eq!(got["message"]["seq"], 1);
+    let refused =
+        rig.ask("$JS.API.STREAM.UPDATE.A", r#"{"name":"A","subjects":["a.*"],"sources":[{"name":"C"}]}"#);
+    assert!(refused[0].payload.contains("detected cycle"), "{refused:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish(u8),
+    DeleteFromOrigin(u64),
+    PurgeOrigin,
+    PurgeTaker(bool),
+    Restart,
+    Pass,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u8..4).prop_map(Step::Publish),
+        1 => (1u64..20).prop_map(Step::DeleteFromOrigin),
+        1 => Just(Step::PurgeOrigin),
+        1 => any::<bool>().prop_map(Step::PurgeTaker),
+        2 => Just(Step::Restart),
+        1 => Just(Step::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// Whatever happens, each message arrives once, in order.
+    #[test]
+    fn every_message_arrives_once(steps in prop::collection::vec(step(), 1..40)) {
+        let mut rig = Rig::new();
+        create(&mut rig, r#"{"name":"O","subjects":["o.*"]}"#);
+        create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+        create(&mut rig, r#"{"name":"S","sources":[{"name":"O","filter_subject":"o.1"},{"name":"O","filter_subject":"o.2"}]}"#);
+        let (mut mirrored, mut sourced, mut count) = (Vec::new(), Vec::new(), 0u32);
+        for step in steps {
+            match step {
+                Step::Publish(on) => {
+                    count += 1;
+                    rig.ask(&format!("o.{on}"), &count.to_string());
+                    mirrored.push(count.to_string());
+                    if on == 1 || on == 2 {
+                        sourced.push(count.to_string());
+                    }
+                }
+                Step::DeleteFromOrigin(seq) => {
+                    rig.ask("$JS.API.STREAM.MSG.DELETE.O", &format!(r#"{{"seq":{seq}}}"#));
+                }
+                Step::PurgeOrigin => { rig.api("STREAM.PURGE.O", ""); }
+                Step::PurgeTaker(mirror) => {
+                    let (name, kept) = if mirror { ("M", &mut mirrored) } else { ("S", &mut sourced) };
+                    rig.api(&format!("STREAM.PURGE.{name}"), "");
+                    kept.clear();
+                }
+                Step::Restart => { rig.restart(); }
+                Step::Pass => rig.pass_through(11 * SECOND),
+            }
+            prop_assert_eq!(payloads(&mut rig, "M"), mirrored.clone());
+            prop_assert_eq!(payloads(&mut rig, "S"), sourced.clone());
+        }
+    }
+}
