@@ -1,4 +1,5 @@
-//! An embedded NATS server: core NATS as a library, with identities and permissions that change while it runs.
+//! An embedded NATS server: core NATS and JetStream as a library, with identities and permissions that change while it
+//! runs.
 //!
 //! ```
 //! use ostler_broker::{Credential, Identity, Permissions, Rules, Server, Users};
@@ -47,9 +48,34 @@
 //! **As a program.** With the feature `bin` there is `ostler-broker`, with nats-server's flags, configuration files and
 //! signals. The feature `conf` gives the reader of those files alone, as typed settings.
 //!
-//! **Known limits.** Core NATS only: no JetStream and no clustering. WebSocket frames are
-//! not compressed, and cookies and client certificates are not taken for credentials. Subscriptions take a
-//! server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
+//! **JetStream** (feature `jetstream`, on by default; off until `Builder::jetstream` names a directory). Streams,
+//! consumers, key-value and object stores for one account; an acknowledgement means that the message is on disk:
+//!
+//! ```
+//! use std::time::Duration;
+//! use ostler_broker::{InProcessOptions, JetStreamOptions, Permissions, Server};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let server =
+//!     Server::builder().listen("127.0.0.1:0".parse()?).jetstream(JetStreamOptions::new(dir.path())).start()?;
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! let client = server.connect_in_process(InProcessOptions::trusted("me", Permissions::all())).await?;
+//! let stream = r#"{"name":"ORDERS","subjects":["orders.>"]}"#;
+//! client.request("$JS.API.STREAM.CREATE.ORDERS", stream, Duration::from_secs(5)).await?;
+//! let ack = client.request("orders.new", "two of those", Duration::from_secs(5)).await?;
+//! assert_eq!(ack.payload(), br#"{"stream":"ORDERS","seq":1}"#);
+//! # Ok::<(), ostler_broker::InProcessError>(())
+//! # })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! It lives in the first shard, which calls it like a subscriber; only syncs wait on other threads. What it decides, and
+//! what exactly an acknowledgement promises, is in `jetstream`. `Server::jetstream` tells what was found on start.
+//!
+//! **Known limits.** No clustering, and streams in one account. WebSocket frames are not compressed, and cookies and
+//! client certificates are not taken for credentials. Subscriptions take a server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
 
 mod accounts;
