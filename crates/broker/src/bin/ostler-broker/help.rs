@@ -13,6 +13,7 @@ pub(crate) fn usage(name: &str) -> String {
     format!(
         "
 Usage: {name} [options]
+       {name} check <dir> [--repair] [--json]
 
 A NATS server with nats-server's options and configuration files. Core NATS and JetStream on one node.
 
@@ -56,6 +57,7 @@ JetStream options:
         --durability <class>         What an acknowledgement promises where a stream does not say: that the message
                                      survives a power cut (group, the default), the end of this process (process),
                                      or nothing yet (async)
+    check <dir>                      Look for damage in streams on disk without a server; see check --help
 
 Common options:
     -h, --help                       This text

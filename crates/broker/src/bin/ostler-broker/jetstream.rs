@@ -11,7 +11,7 @@ use ostler_broker::{JetStreamOptions, Server};
 use crate::log::Log;
 
 /// Below the directory for stores: a name of our own, since nats-server's files, which are others, may be there too.
-const OURS: &str = "ostler";
+pub(crate) const OURS: &str = "ostler";
 /// Where nats-server keeps its streams, below the same directory.
 const THEIRS: &str = "jetstream";
 /// The directory for stores where none is given is this one below that for temporary files, as nats-server's.

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod check;
 mod help;
 mod jetstream;
 mod log;
@@ -20,6 +21,10 @@ fn main() -> ExitCode {
     let name = std::path::Path::new(&program)
         .file_name()
         .map_or("ostler-broker".into(), |name| name.to_string_lossy());
+    let mut arguments = arguments.peekable();
+    if arguments.next_if(|argument| argument == "check").is_some() {
+        return check::main(arguments, &name);
+    }
     match args::texts(arguments).and_then(|arguments| run::main(arguments, &name)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
