@@ -75,7 +75,8 @@
 //! what exactly an acknowledgement promises, is in `jetstream`. `Server::jetstream` tells what was found on start.
 //!
 //! **Known limits.** No clustering, and streams in one account. WebSocket frames are not compressed, and cookies and
-//! client certificates are not taken for credentials. Subscriptions take a server-wide lock for a moment, so clients that subscribe per request are slower than those that use one inbox.
+//! client certificates are not taken for credentials. Subscriptions take a server-wide lock for a moment, so clients that
+//! subscribe per request are slower than those that use one inbox.
 #![forbid(unsafe_code)]
 
 mod accounts;
