@@ -164,6 +164,8 @@ pub(crate) struct StreamKnown {
     pub(crate) acknowledged: BTreeMap<u64, u64>,
     /// Message id to the payload that first had it, and to the sequence once that is known.
     pub(crate) ids: BTreeMap<String, (u64, Option<u64>)>,
+    /// Payloads that somebody asked to remove: until that is answered they may be there or not.
+    pub(crate) asked_to_go: BTreeSet<u64>,
     /// Payloads whose removal was acknowledged.
     pub(crate) gone: BTreeSet<u64>,
     /// Configurations are numbered: the last that was asked for and the last that was acknowledged.
@@ -346,7 +348,7 @@ impl Known {
         let of = STREAMS[stream];
         let (subject, body, payloads) = match random.u8(0..10) {
             0 => {
-                let before: Vec<u64> = known.acknowledged.range(..seq).map(|(_, payload)| *payload).collect();
+                let before: Vec<u64> = known.given.range(..payload).map(|(payload, _)| *payload).collect();
                 (format!("$JS.API.STREAM.PURGE.{of}"), json!({ "seq": seq }), before)
             }
             erase => {
@@ -355,6 +357,7 @@ impl Known {
             }
         };
         known.acknowledged.retain(|_, kept| !payloads.contains(kept));
+        known.asked_to_go.extend(&payloads);
         let reply = self.request(Request::Remove { stream, payloads });
         house.say(&subject, &reply, "", &body.to_string());
     }
