@@ -1,5 +1,6 @@
 //! JetStream over connections, as clients use it: with the official client, against a server with streams in a
 //! directory of its own.
+#![cfg(test)]
 
 use std::path::Path;
 use std::time::Duration;

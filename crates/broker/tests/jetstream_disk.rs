@@ -1,4 +1,5 @@
 //! JetStream over connections while the disk does not do what it should: it is slow, it fails, it panics.
+#![cfg(test)]
 
 use std::io;
 use std::path::Path;

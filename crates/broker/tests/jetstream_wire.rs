@@ -1,5 +1,6 @@
 //! JetStream seen from the wire: what bare sockets, connections inside the process and clients with few permissions get
 //! of it.
+#![cfg(test)]
 
 use std::path::Path;
 

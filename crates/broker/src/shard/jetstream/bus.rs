@@ -31,7 +31,7 @@ impl Bus for ShardBus<'_> {
         };
         let local = route.local.iter();
         let remote = route.remote.iter().flat_map(|(_, targets)| targets.iter());
-        local.chain(remote).chain(route.groups.iter().flatten()).any(|target| listens(&target))
+        local.chain(remote).chain(route.groups.iter().flatten()).any(|target| listens(target))
     }
 
     fn is_congested(&self, subject: &[u8]) -> bool {

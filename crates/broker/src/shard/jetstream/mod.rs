@@ -346,7 +346,8 @@ pub(super) async fn settle(shard: &RefCell<Shard>, inbox: &Inbox) {
     }
     let settled = tokio::time::timeout(SETTLE_MAX, async {
         while shard.borrow().streams.0.as_ref().is_some_and(|room| !room.syncs.is_idle()) {
-            shard.borrow_mut().receive(inbox.take().await);
+            let envelopes = inbox.take().await;
+            shard.borrow_mut().receive(envelopes);
         }
     });
     if settled.await.is_err() {
