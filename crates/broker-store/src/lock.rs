@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// The name of the file that is locked.
@@ -50,8 +51,9 @@ impl DirLock {
     pub fn take(dir: &Path) -> Result<Self, LockError> {
         let path = dir.join(NAME);
         let failed = |source| LockError::Io { path: path.clone(), source };
-        let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = lock(opened.map_err(failed)?, dir, &path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = lock(options.open(&path).map_err(failed)?, dir, &path)?;
         // A courtesy to whoever comes second. On a full disk the lock is as good without it.
         let _ = file
             .set_len(0)

@@ -1,6 +1,8 @@
 //! JetStream as a server has it: opened before anybody is let in, and looked at from outside. The calls into it are made
 //! by the shard that owns it.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 pub use ostler_jetstream::*;
@@ -59,7 +61,11 @@ pub(crate) fn open(mut options: Options) -> Result<Opened, Error> {
     options.version = CLAIMED_VERSION.into();
     let dir = options.store_dir.clone();
     let create = |source| OpenError::Directory { path: dir.clone(), source };
-    let opened = std::fs::create_dir_all(&dir)
+    let opened = DirBuilder::new()
+        .recursive(true)
+        // Its owner's alone, as the files in it are.
+        .mode(0o700)
+        .create(&dir)
         .map_err(create)
         .map_err(JetStreamError::from)
         .and_then(|()| Ok(DirLock::take(&dir)?))

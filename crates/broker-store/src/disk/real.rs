@@ -1,12 +1,17 @@
 //! The operating system's files.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
 use super::{Disk, DiskFile};
+
+/// Files and directories are their owner's alone: a stream may hold what nobody else is to read, and nats-server keeps its
+/// own that way.
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 /// The disk that [`Store::open`](crate::Store::open) uses when nothing else is asked for.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,8 +19,9 @@ pub struct RealDisk;
 
 impl Disk for RealDisk {
     fn open(&self, path: &Path, create: bool) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
-        Ok(Arc::new(RealFile(file)))
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).truncate(false).mode(FILE_MODE);
+        Ok(Arc::new(RealFile(options.open(path)?)))
     }
 
     fn open_read_only(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
@@ -39,7 +45,7 @@ impl Disk for RealDisk {
         // From the first that is missing on, every name must be made durable in the directory above it. The last one
         // always: who created it may have been killed before.
         let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
-        std::fs::create_dir_all(dir)?;
+        DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
         for created in dir.ancestors().take(missing.max(1)) {
             match created.parent() {
                 Some(parent) if parent.as_os_str().is_empty() => self.sync_dir(Path::new("."))?,
