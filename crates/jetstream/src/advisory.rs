@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::bus::{Bus, publish};
-use crate::consumer::UnpinReason;
+use crate::bus::{Bus, Incoming, publish};
+use crate::consumer::{Consumer, UnpinReason};
 use crate::options::Context;
 use crate::time::Time;
 
@@ -131,6 +131,68 @@ impl Advisory for AckSample<'_> {
 
     fn subject(&self) -> String {
         format!("$JS.EVENT.METRIC.CONSUMER.ACK.{}.{}", self.stream, self.consumer)
+    }
+}
+
+/// A consumer stopped, or goes on.
+#[derive(Serialize)]
+pub(crate) struct ConsumerPause<'a> {
+    stream: &'a str,
+    consumer: &'a str,
+    paused: bool,
+    pause_until: Time,
+}
+
+impl<'a> ConsumerPause<'a> {
+    pub(crate) fn of(stream: &'a str, consumer: &'a Consumer, now: i64) -> Self {
+        let pause_until = consumer.config.pause_until;
+        Self { stream, consumer: &consumer.name, paused: consumer.is_paused(now), pause_until }
+    }
+}
+
+impl Advisory for ConsumerPause<'_> {
+    const KIND: &'static str = "advisory.v1.consumer_pause";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.CONSUMER.PAUSE.{}.{}", self.stream, self.consumer)
+    }
+}
+
+/// Somebody used the API. Who it was is not known here.
+#[derive(Serialize)]
+pub(crate) struct ApiAudit<'a> {
+    server: &'a str,
+    client: Asker,
+    subject: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    request: &'a str,
+    response: &'a str,
+}
+
+#[derive(Serialize)]
+struct Asker {
+    acc: &'static str,
+}
+
+impl<'a> ApiAudit<'a> {
+    /// What is no text is left out.
+    pub(crate) fn new(context: &'a Context, asked: &Incoming<'a>, response: &'a [u8]) -> Self {
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or("");
+        Self {
+            server: &context.server_id,
+            client: Asker { acc: ACCOUNT },
+            subject: text(asked.subject),
+            request: text(asked.payload),
+            response: text(response),
+        }
+    }
+}
+
+impl Advisory for ApiAudit<'_> {
+    const KIND: &'static str = "advisory.v1.api_audit";
+
+    fn subject(&self) -> String {
+        "$JS.EVENT.ADVISORY.API".to_owned()
     }
 }
 

@@ -4,7 +4,7 @@ use ostler_broker_proto::headers::write_no_responders;
 use ostler_broker_proto::subject;
 use serde::Serialize;
 
-use crate::advisory::{Action, Advisory, StreamAction};
+use crate::advisory::{Action, Advisory, ApiAudit, StreamAction};
 use crate::api::{
     Answer, ApiError, Command, Created, Deleted, DirectGet, InfoRequest, ListRequest, Listed, MessageDelete,
     MessageFound, MessageGet, Named, NamesRequest, Purge, Purged, StreamInfo, is_nothing, read,
@@ -124,8 +124,12 @@ impl JetStream {
                 self.conclude(stream, "consumer_delete_response", asked, done, bus);
             }
             Command::ConsumerPause(stream, name) => {
-                let done = self.pause_consumer(stream, name, asked);
+                let done = self.pause_consumer(stream, name, asked, bus);
                 self.conclude(stream, "consumer_pause_response", asked, done, bus);
+            }
+            Command::ConsumerReset(stream, name) => {
+                let done = self.reset_consumer(stream, name, asked, bus);
+                self.conclude(stream, "consumer_reset_response", asked, done, bus);
             }
             Command::ConsumerUnpin(stream, name) => {
                 let done = self.unpin_consumer(stream, name, asked, bus);
@@ -195,6 +199,9 @@ impl JetStream {
         self.allowed().limit_stream(&mut config, window)?;
         before.check_update(&mut config)?;
         self.check_feeds(&mut config)?;
+        if let Some((_, stream, _)) = self.stream_named(name) {
+            stream.check_consumer_limits(&config.consumer_limits)?;
+        }
         self.check_room(&config, Some(&before))?;
         let subjects = config.subjects.clone();
         let (id, stream, context) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
@@ -371,6 +378,14 @@ impl JetStream {
             }
         };
         publish(bus, asked.message.reply, b"", &text);
+        self.audit(kind, asked, &text, bus);
+    }
+
+    /// Says who listens for it what was asked and answered. Reading messages is nothing that is said of.
+    fn audit(&self, kind: &str, asked: Asked<'_>, text: &[u8], bus: &mut impl Bus) {
+        if kind != MessageFound::KIND {
+            ApiAudit::new(&self.context, asked.message, text).send(&self.context, asked.now, bus);
+        }
     }
 
     /// Answers when what was done to a stream is as safe as the stream promises; refuses at once.
@@ -387,6 +402,7 @@ impl JetStream {
             Err(error) => return self.say_as::<T>(kind, asked, Err(error), bus),
         };
         let text = render(kind, &body);
+        self.audit(kind, asked, &text, bus);
         match self.stream_named(name) {
             Some((_, stream, _)) => stream.answer(asked.message.reply, &text, Some(kind), bus),
             None => publish(bus, asked.message.reply, b"", &text),

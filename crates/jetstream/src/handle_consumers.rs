@@ -1,16 +1,15 @@
 //! Carrying out what is asked about consumers, and what clients say to them.
 
-use crate::advisory::{Action, Advisory, ConsumerAction};
+use crate::advisory::{Action, Advisory, ConsumerAction, ConsumerPause};
 use crate::api::{
-    ApiError, ConsumerCreate, Deleted, ListRequest, Listed, Named, PauseRequest, Paused, UnpinRequest,
-    Unpinned, is_nothing, read, read_or_default,
+    ApiError, ConsumerCreate, Deleted, ListRequest, Listed, Named, PauseRequest, Paused, Reset, ResetRequest,
+    UnpinRequest, Unpinned, is_nothing, read, read_or_default,
 };
 use crate::bus::{Bus, Incoming};
 use crate::consumer::{AckSubject, Consumer, ConsumerConfig, ConsumerInfo, UnpinReason};
 use crate::handle::{Asked, INFOS_PER_PAGE, NAMES_PER_PAGE, no_responders};
 use crate::jetstream::JetStream;
-use crate::stream::{Retention, Stream};
-use crate::time::Time;
+use crate::stream::{ConsumerLimits, Retention, Stream};
 
 /// What a subject says of the consumer to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +63,9 @@ impl JetStream {
                 return Err(ApiError::create_filter_mismatch());
             }
         }
+        if request.pedantic {
+            config.check_pedantic(&on.config)?;
+        }
         let said = (config.max_ack_pending, config.max_batch);
         let mut config = config.completed(&on.config)?;
         allowed.limit_consumer(&mut config, &on.config, said)?;
@@ -71,7 +73,7 @@ impl JetStream {
         match (&*request.action, exists) {
             ("create" | "update" | "", _) => {}
             (other, _) => {
-                return Err(ApiError::invalid_json(format!("unknown consumer action: {other}")));
+                return Err(ApiError::invalid_json(format!("unknown consumer action: {other:?}")));
             }
         }
         if request.action == "update" && !exists {
@@ -82,13 +84,18 @@ impl JetStream {
             return Err(ApiError::maximum_consumers());
         }
         check_retention(on, &name, &config)?;
-        if exists {
-            on.change_consumer(&name, config, &request.action, asked.now)?;
+        let action = if exists {
+            on.change_consumer(&name, config, &request.action, asked.now)?
         } else {
-            on.add_consumer(&name, config, asked.now)?;
+            Some(on.add_consumer(&name, config, asked.now)?)
+        };
+        if let Some(action) = action {
+            ConsumerAction { stream, consumer: &name, action }.send(context, asked.now, bus);
         }
-        let action = if exists { Action::Modify } else { Action::Create };
-        ConsumerAction { stream, consumer: &name, action }.send(context, asked.now, bus);
+        let paused = |consumer: &&Consumer| action == Some(Action::Create) && consumer.is_paused(asked.now);
+        if let Some(consumer) = on.consumers.get(&*name).filter(paused) {
+            ConsumerPause::of(stream, consumer, asked.now).send(context, asked.now, bus);
+        }
         let info = on.consumer_info(&name, asked.now, bus, context);
         self.touch(id);
         info
@@ -131,24 +138,39 @@ impl JetStream {
         stream: &str,
         name: &str,
         asked: Asked<'_>,
+        bus: &mut impl Bus,
     ) -> Result<Paused, ApiError> {
         let request: PauseRequest = read_or_default(asked.message.payload, self.strictness)?;
-        let (id, stream, _) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
-        let consumer = stream.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
-        let now = asked.now;
-        let until = request.pause_until.nanos().filter(|until| *until > now);
-        consumer.config.pause_until = until.map_or(Time::NONE, Time::from_nanos);
-        consumer
-            .save(&mut stream.store, now)
-            .map_err(|error| ApiError::consumer_create(error.to_string()))?;
-        stream.dirty = true;
-        stream.wake = true;
+        let (id, on, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
+        let consumer = on.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
+        let (now, pause_until) = (asked.now, request.pause_until);
+        consumer.pause(pause_until, now);
+        consumer.save(&mut on.store, now).map_err(|error| ApiError::consumer_create(error.to_string()))?;
+        ConsumerPause::of(stream, consumer, now).send(context, now, bus);
+        let paused = consumer.is_paused(now);
+        (on.dirty, on.wake) = (true, true);
         self.touch(id);
-        Ok(Paused {
-            paused: until.is_some(),
-            pause_until: until.map_or(Time::NONE, Time::from_nanos),
-            pause_remaining: until.map_or(0, |until| until - now),
-        })
+        let remaining = pause_until.nanos().map_or(0, |until| until - now);
+        Ok(Paused { paused, pause_until, pause_remaining: remaining.max(0) })
+    }
+
+    pub(crate) fn reset_consumer(
+        &mut self,
+        stream: &str,
+        name: &str,
+        asked: Asked<'_>,
+        bus: &impl Bus,
+    ) -> Result<Reset, ApiError> {
+        let request: ResetRequest = read_or_default(asked.message.payload, self.strictness)?;
+        let (id, on, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
+        let consumer = on.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
+        let to = (request.seq > 0).then_some(request.seq);
+        let reset_seq = consumer.reset(to, &mut on.store)?;
+        consumer.save_now = true;
+        (on.dirty, on.wake) = (true, true);
+        let info = on.consumer_info(name, asked.now, bus, context)?;
+        self.touch(id);
+        Ok(Reset { info, reset_seq })
     }
 
     pub(crate) fn unpin_consumer(
@@ -251,25 +273,38 @@ fn check_retention(stream: &Stream, name: &str, config: &ConsumerConfig) -> Resu
 }
 
 impl Stream {
-    fn add_consumer(&mut self, name: &str, config: ConsumerConfig, now: i64) -> Result<(), ApiError> {
+    /// Names the consumers that have more than these limits allow.
+    pub(crate) fn check_consumer_limits(&self, limits: &ConsumerLimits) -> Result<(), ApiError> {
+        let beyond = |value: i64, limit: i64| limit > 0 && value > limit;
+        let violate = |consumer: &&Consumer| {
+            beyond(consumer.config.inactive_threshold, limits.inactive_threshold)
+                || beyond(consumer.config.max_ack_pending, limits.max_ack_pending)
+        };
+        let names: Vec<&str> = self.consumers.values().filter(violate).map(|it| &*it.name).collect();
+        if names.is_empty() { Ok(()) } else { Err(ApiError::limits_violate_consumers(&names)) }
+    }
+
+    fn add_consumer(&mut self, name: &str, config: ConsumerConfig, now: i64) -> Result<Action, ApiError> {
         let mut consumer = Consumer::create(name, config, &self.config.name, &mut self.store, now)?;
         consumer.save(&mut self.store, now).map_err(|error| ApiError::consumer_create(error.to_string()))?;
         consumer.held = true;
         self.consumers.insert(name.into(), consumer);
         (self.dirty, self.wake) = (true, true);
-        Ok(())
+        Ok(Action::Create)
     }
 
     fn change_consumer(
         &mut self,
         name: &str,
-        config: ConsumerConfig,
+        mut config: ConsumerConfig,
         action: &str,
         now: i64,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Option<Action>, ApiError> {
         let consumer = self.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
+        // It is paused and resumed by another request only.
+        config.pause_until = consumer.config.pause_until;
         if consumer.config == config {
-            return Ok(());
+            return Ok(None);
         }
         if action == "create" {
             return Err(ApiError::consumer_exists());
@@ -278,7 +313,7 @@ impl Stream {
         consumer.update(config, now);
         consumer.save(&mut self.store, now).map_err(|error| ApiError::consumer_create(error.to_string()))?;
         (self.dirty, self.wake) = (true, true);
-        Ok(())
+        Ok(Some(Action::Modify))
     }
 
     pub(crate) fn consumer_info(

@@ -82,13 +82,16 @@ mod tests_consumers;
 #[cfg(test)]
 mod tests_disk;
 #[cfg(test)]
+mod tests_features;
+#[cfg(test)]
 mod tests_feeds;
 mod time;
 #[cfg(test)]
 mod transcripts;
 
 pub use api::{
-    AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, SourceInfo, StreamInfo, StreamState, Strictness,
+    AccountInfo, AccountLimits, ApiCounts, ApiError, SequenceInfo, SourceInfo, StreamInfo, StreamState,
+    Strictness,
 };
 pub use bus::{Bus, Incoming};
 pub use consumer::{

@@ -32,6 +32,8 @@ pub struct Options {
     pub durability: Durability,
     /// The version clients are told, as nats-server's.
     pub version: String,
+    /// The server's id, for those who audit the use of the API.
+    pub server_id: String,
     /// What the files of streams are on. Default: the operating system's disk.
     pub disk: Arc<dyn Disk>,
     /// Whatever is different at every start: ids are made from it.
@@ -49,6 +51,7 @@ impl Options {
             strictness: Strictness::default(),
             durability: Durability::Group,
             version: "2.15.1".to_owned(),
+            server_id: String::new(),
             disk: Arc::new(RealDisk),
             seed: 0,
         }
@@ -62,6 +65,7 @@ pub(crate) struct Context {
     pub(crate) domain: Option<String>,
     pub(crate) durability: Durability,
     pub(crate) version: String,
+    pub(crate) server_id: String,
     pub(crate) disk: Arc<dyn Disk>,
     entropy: Cell<u64>,
 }
@@ -73,6 +77,7 @@ impl Context {
             domain: options.domain.clone(),
             durability: options.durability,
             version: options.version.clone(),
+            server_id: options.server_id.clone(),
             disk: Arc::clone(&options.disk),
             entropy: Cell::new(options.seed),
         }

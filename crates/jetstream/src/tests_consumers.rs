@@ -158,17 +158,6 @@ fn flow_control_stops_at_the_window_until_it_is_answered() {
 }
 
 #[test]
-fn a_paused_consumer_goes_on_by_itself() {
-    let mut rig = rig(1, EXPLICIT);
-    let until = crate::time::Time::from_nanos(rig.now + SECOND);
-    let paused = rig.api("CONSUMER.PAUSE.S.c", &format!(r#"{{"pause_until":"{until}"}}"#));
-    assert_eq!(paused["paused"], true);
-    assert!(next(&mut rig, r#"{"batch":1,"expires":5000000000}"#).is_empty());
-    rig.pass_through(SECOND + MILLISECOND);
-    assert_eq!(texts(&rig.bus.take()), ["m0"]);
-}
-
-#[test]
 fn a_message_of_a_work_queue_is_gone_before_its_acknowledgement_is_answered() {
     let mut rig = Rig::new();
     rig.api("STREAM.CREATE.S", r#"{"name":"S","subjects":["s.>"],"retention":"workqueue"}"#);

@@ -110,7 +110,17 @@ fn settle(value: &mut Value) {
     }
     // A refused page has no length, and no list either.
     if fields.contains_key("error") {
-        for empty in ["total", "offset", "limit", "streams", "consumers", "purged", "paused", "pause_until"] {
+        for empty in [
+            "total",
+            "offset",
+            "limit",
+            "streams",
+            "consumers",
+            "purged",
+            "paused",
+            "pause_until",
+            "reset_seq",
+        ] {
             fields.remove(empty);
         }
     }
@@ -227,6 +237,11 @@ fn messages_are_delivered_as_by_nats_server() {
 #[test]
 fn priority_groups_decide_as_in_nats_server() {
     replay("priority");
+}
+
+#[test]
+fn consumers_are_reset_and_checked_as_by_nats_server() {
+    replay("consumer_more");
 }
 
 #[test]

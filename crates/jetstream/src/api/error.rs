@@ -63,6 +63,9 @@ refusals! {
     deliver_cycle = 400 10081 "consumer deliver subject forms a cycle";
     small_heartbeat = 400 10083 "consumer idle heartbeat needs to be >= 100ms";
     pull_requires_ack = 400 10084 "consumer in pull mode requires explicit ack policy on workqueue stream";
+    direct_requires_push = 400 10090 "consumer direct requires a push based consumer";
+    direct_requires_ephemeral = 400 10091 "consumer direct requires an ephemeral consumer";
+    flow_control_acks_require_push = 400 10218 "flow control ack policy requires a push based consumer";
     pull_with_rate_limit = 400 10086 "consumer in pull mode can not have rate limit set";
     heartbeat_requires_push = 400 10088 "consumer idle heartbeat requires a push based consumer";
     flow_control_requires_push = 400 10089 "consumer flow control requires a push based consumer";
@@ -229,6 +232,21 @@ impl ApiError {
     /// What a subject transform makes of it is no subject.
     pub fn transform_destination(reason: impl std::fmt::Display) -> Self {
         Self::new(400, 10156, format!("stream transform: {reason}"))
+    }
+
+    /// Something would have to be corrected, and a pedantic request forbids that.
+    pub fn pedantic(reason: impl std::fmt::Display) -> Self {
+        Self::new(400, 10157, format!("pedantic mode: {reason}"))
+    }
+
+    /// A consumer does not begin where it is wanted to.
+    pub fn invalid_reset(reason: &str) -> Self {
+        Self::new(400, 10204, format!("invalid reset: {reason}"))
+    }
+
+    /// Consumers have more than a stream would allow its consumers.
+    pub fn limits_violate_consumers(names: &[&str]) -> Self {
+        Self::new(500, 10069, format!("change to limits violates consumers: {}", names.join(", ")))
     }
 
     /// A feature that this server does not have; the text names it.

@@ -12,9 +12,9 @@ pub use types::{AccountInfo, AccountLimits, ApiCounts, SequenceInfo, SourceInfo,
 pub(crate) use json::{is_nothing, read, read_ignoring_nulls, read_or_default};
 pub(crate) use request::{
     Command, ConsumerCreate, DirectGet, InfoRequest, ListRequest, MessageDelete, MessageGet, NamesRequest,
-    PauseRequest, Purge, UnpinRequest,
+    PauseRequest, Purge, ResetRequest, UnpinRequest,
 };
 pub(crate) use types::{
-    Answer, Created, Deleted, Listed, MessageFound, Named, Paused, Purged, StoredMessage, Unpinned, refusal,
-    render,
+    Answer, Created, Deleted, Listed, MessageFound, Named, Paused, Purged, Reset, StoredMessage, Unpinned,
+    refusal, render,
 };

@@ -28,6 +28,7 @@ pub(crate) enum Command<'a> {
     ConsumerDelete(&'a str, &'a str),
     ConsumerPause(&'a str, &'a str),
     ConsumerUnpin(&'a str, &'a str),
+    ConsumerReset(&'a str, &'a str),
     ConsumerNames(&'a str),
     ConsumerList(&'a str),
     NextMessages(&'a str, &'a str),
@@ -77,6 +78,7 @@ impl<'a> Command<'a> {
             "DELETE" => pair(rest).map(|(stream, name)| Self::ConsumerDelete(stream, name)),
             "PAUSE" => pair(rest).map(|(stream, name)| Self::ConsumerPause(stream, name)),
             "UNPIN" => pair(rest).map(|(stream, name)| Self::ConsumerUnpin(stream, name)),
+            "RESET" => pair(rest).map(|(stream, name)| Self::ConsumerReset(stream, name)),
             "NAMES" => one_token(rest).then_some(Self::ConsumerNames(rest)),
             "LIST" => one_token(rest).then_some(Self::ConsumerList(rest)),
             "MSG" => pair(rest.strip_prefix("NEXT.")?).map(|(stream, name)| Self::NextMessages(stream, name)),
@@ -149,15 +151,22 @@ pub(crate) struct ConsumerCreate {
     pub(crate) config: ConsumerConfig,
     /// `create`, `update`, or nothing for whichever it is.
     pub(crate) action: String,
-    /// Accepted: nothing is corrected silently that would be refused otherwise.
-    #[serde(rename = "pedantic")]
-    pub(crate) _pedantic: bool,
+    /// Nothing is to be corrected silently.
+    pub(crate) pedantic: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct PauseRequest {
     pub(crate) pause_until: Time,
+}
+
+/// nats-server reads this one leniently.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ResetRequest {
+    /// Where to go on; 0 is behind what is acknowledged.
+    pub(crate) seq: u64,
 }
 
 /// nats-server reads this one leniently.

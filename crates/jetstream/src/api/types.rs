@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::error::ApiError;
+use crate::consumer::ConsumerInfo;
 use crate::stream::{External, StreamConfig, SubjectTransform, is_default};
 use crate::time::Time;
 
@@ -214,6 +215,13 @@ pub(crate) enum Named<T> {
 #[derive(Debug, Serialize)]
 pub(crate) struct Deleted {
     pub(crate) success: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Reset {
+    #[serde(flatten)]
+    pub(crate) info: ConsumerInfo,
+    pub(crate) reset_seq: u64,
 }
 
 /// Nothing is said beside that it was done.

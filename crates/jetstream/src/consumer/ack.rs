@@ -124,7 +124,7 @@ impl Consumer {
                     acked.done.push(first);
                 }
             }
-            AckPolicy::None => return acked,
+            AckPolicy::None | AckPolicy::FlowControl => return acked,
         }
         if !acked.done.is_empty() {
             self.raise_floor();

@@ -41,7 +41,7 @@ pub enum DeliverPolicy {
 
 /// What an acknowledgement covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum AckPolicy {
     /// There are none: delivered is done.
     #[default]
@@ -50,6 +50,8 @@ pub enum AckPolicy {
     All,
     /// The message.
     Explicit,
+    /// What was delivered before a request of flow control that is answered: refused.
+    FlowControl,
 }
 
 /// How fast messages are delivered.
@@ -59,7 +61,7 @@ pub enum ReplayPolicy {
     /// As fast as the client takes them.
     #[default]
     Instant,
-    /// With the pauses in which they were stored: refused.
+    /// With the pauses in which they were stored, until it has caught up.
     Original,
 }
 
@@ -214,9 +216,18 @@ impl ConsumerConfig {
     }
 
     fn check_supported(&self) -> Result<(), ApiError> {
+        if self.direct && !self.is_push() {
+            return Err(ApiError::direct_requires_push());
+        }
+        if self.direct && !self.durable_name.is_empty() {
+            return Err(ApiError::direct_requires_ephemeral());
+        }
+        if self.ack_policy == AckPolicy::FlowControl && !self.is_push() {
+            return Err(ApiError::flow_control_acks_require_push());
+        }
         let wanted = [
-            (self.replay_policy == ReplayPolicy::Original, "replay policy original"),
             (self.direct, "a direct consumer"),
+            (self.ack_policy == AckPolicy::FlowControl, "ack policy flow_control"),
         ];
         match wanted.iter().find(|(wanted, _)| *wanted) {
             Some((_, feature)) => {
@@ -231,10 +242,11 @@ impl ConsumerConfig {
         if self.max_deliver <= 0 {
             self.max_deliver = -1;
         }
+        if let Some(first) = self.backoff.first() {
+            self.ack_wait = *first;
+        }
         if self.ack_policy != AckPolicy::None {
-            if let Some(first) = self.backoff.first() {
-                self.ack_wait = *first;
-            } else if self.ack_wait == 0 {
+            if self.ack_wait == 0 {
                 self.ack_wait = ACK_WAIT;
             }
             if self.max_ack_pending == 0 {
@@ -243,9 +255,8 @@ impl ConsumerConfig {
             }
         }
         self.max_ack_pending = self.max_ack_pending.max(-1);
-        if limits.max_ack_pending > 0
-            && (self.max_ack_pending > limits.max_ack_pending || self.max_ack_pending < 0)
-        {
+        // Without a limit of its own it passes, as in nats-server.
+        if limits.max_ack_pending > 0 && self.max_ack_pending > limits.max_ack_pending {
             return Err(ApiError::max_ack_pending_excess(limits.max_ack_pending));
         }
         if self.inactive_threshold <= 0 {
@@ -256,6 +267,7 @@ impl ConsumerConfig {
         if limits.inactive_threshold > 0 && self.inactive_threshold > limits.inactive_threshold {
             return Err(ApiError::inactive_threshold_excess(&write_duration(limits.inactive_threshold)));
         }
+        self.idle_heartbeat = self.idle_heartbeat.max(0);
         self.max_batch = self.max_batch.max(0);
         self.max_bytes = self.max_bytes.max(0);
         self.max_expires = self.max_expires.max(0);

@@ -80,12 +80,18 @@ impl Consumer {
         if self.config.ack_policy != AckPolicy::None && most > 0 && self.pending.len() as i64 >= most {
             return Next::Blocked;
         }
-        if let Some(seq) = self.upcoming.front() {
-            return Next::Message(Chosen { seq: *seq, from: From::Upcoming });
-        }
-        match ground.store.next(&mut self.selection, self.next_seq) {
-            Some(seq) => Next::Message(Chosen { seq, from: From::Stream }),
+        let chosen = match self.upcoming.front() {
+            Some(seq) => Some(Chosen { seq: *seq, from: From::Upcoming }),
             None => {
+                let next = ground.store.next(&mut self.selection, self.next_seq);
+                next.map(|seq| Chosen { seq, from: From::Stream })
+            }
+        };
+        match chosen {
+            Some(chosen) if self.is_early(chosen.seq, ground.store, ground.now) => Next::Blocked,
+            Some(chosen) => Next::Message(chosen),
+            None => {
+                self.end_replay();
                 // Nothing up to here has to be looked at again.
                 self.next_seq = self.next_seq.max(ground.store.last_seq() + 1);
                 (self.ahead, self.counted_to) = (Some(0), ground.store.last_seq());
@@ -178,6 +184,9 @@ impl Consumer {
             return Delivered::TooLarge;
         }
         ground.bus.send(to, message.subject, reply, headers, payload);
+        if chosen.is_new() {
+            self.replayed(message.time_ns, ground.now);
+        }
         self.take(chosen, ground.now);
         if self.config.ack_policy == AckPolicy::None {
             ground.done.push(chosen.seq);

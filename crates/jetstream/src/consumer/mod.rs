@@ -5,10 +5,13 @@ mod ack;
 mod backup;
 mod config;
 mod deliver;
+mod pedantic;
 mod pending;
 mod priority;
 mod pull;
 mod push;
+mod replay;
+mod reset;
 mod state;
 
 use std::collections::VecDeque;
@@ -33,6 +36,7 @@ use pending::{Pending, PendingSet};
 use priority::Pin;
 use pull::Waiting;
 use push::Push;
+use replay::Replay;
 
 /// A consumer.
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(crate) struct Consumer {
     selection: Selection,
     /// The next message of the stream to be looked at.
     next_seq: u64,
+    /// It was told to begin with this one, whether it is there or not.
+    begins_at: u64,
     /// Before it: the last message of each subject, when it begins with those.
     upcoming: VecDeque<u64>,
     /// The last delivery, and its message.
@@ -58,6 +64,10 @@ pub(crate) struct Consumer {
     counted_to: u64,
     waiting: VecDeque<Waiting>,
     push: Option<Push>,
+    /// Messages go out with the pauses they came in.
+    replay: Option<Replay>,
+    /// When a pause ends.
+    pause_ends: Option<i64>,
     /// The client that gets all messages.
     pin: Option<Pin>,
     /// Somebody showed interest.
@@ -145,10 +155,13 @@ impl Consumer {
             name: name.into(),
             selection: config.selection(),
             push: config.is_push().then(|| Push::new(now)),
+            replay: Replay::of(&config),
+            pause_ends: config.pause_until.nanos().filter(|until| *until > now),
             config,
             created,
             ack_prefix: format!("$JS.ACK.{stream}.{name}.").into_bytes(),
             next_seq: 1,
+            begins_at: 0,
             upcoming: VecDeque::new(),
             delivered: Position::default(),
             floor: Position::default(),
@@ -185,6 +198,7 @@ impl Consumer {
                 last + 1
             }
         };
+        self.begins_at = self.config.opt_start_seq;
         let begin = self.upcoming.front().copied().unwrap_or(self.next_seq);
         self.delivered.seq = begin - 1;
         self.floor.seq = begin - 1;
@@ -219,6 +233,12 @@ impl Consumer {
     /// Whether it pushes to a subject that a filter matches.
     pub(crate) fn pushes_to(&self, filter: &[u8]) -> bool {
         self.config.is_push() && subject::matches(filter, self.config.deliver_subject.as_bytes())
+    }
+
+    /// Stops until a time, or goes on when that is past.
+    pub(crate) fn pause(&mut self, until: Time, now: i64) {
+        self.config.pause_until = until;
+        self.pause_ends = until.nanos().filter(|until| *until > now);
     }
 
     pub(crate) fn is_paused(&self, now: i64) -> bool {
@@ -300,8 +320,8 @@ impl Consumer {
             (self.config.inactive_threshold > 0).then(|| self.active_at + self.config.inactive_threshold);
         let save = self.unsaved.then_some(self.saved_at + state::SAVE_INTERVAL);
         let push = self.push.as_ref().and_then(|push| push.next_due(&self.config));
-        let pause = self.config.pause_until.nanos();
-        [requests, self.pending.check_at(), inactive, save, push, pause, self.pin_due()]
+        let (pause, pin, replay) = (self.pause_ends, self.pin_due(), self.replay_due());
+        [requests, self.pending.check_at(), inactive, save, push, pause, pin, replay]
             .into_iter()
             .flatten()
             .min()

@@ -5,6 +5,7 @@
 
 use super::deliver::{Delivered, Ground, Next};
 use super::{Consumer, ConsumerConfig};
+use crate::advisory::{Advisory, ConsumerPause};
 use crate::bus::{Bus, publish};
 use crate::headers::{append, status};
 use crate::time::{MILLISECOND, SECOND};
@@ -160,8 +161,10 @@ impl Consumer {
     pub(crate) fn tick<B: Bus>(&mut self, ground: &mut Ground<'_, B>) {
         self.queue_due(ground.now);
         self.expire_pin(ground);
-        if self.config.pause_until.nanos().is_some_and(|until| until <= ground.now) {
-            self.config.pause_until = crate::time::Time::NONE;
+        self.expire_replay(ground.now);
+        if self.pause_ends.is_some_and(|until| until <= ground.now) {
+            self.pause_ends = None;
+            ConsumerPause::of(ground.stream, self, ground.now).send(ground.context, ground.now, ground.bus);
         }
         if self.push.is_some() {
             if ground.bus.has_interest(self.config.deliver_subject.as_bytes()) {

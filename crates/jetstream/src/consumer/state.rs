@@ -2,7 +2,8 @@
 //!
 //! Every number is a varint of seven bits a byte, low bits first. In order: delivered (delivery, sequence), floor
 //! (delivery, sequence), next sequence; a count and the messages that are out, each as sequence (distance to the one
-//! before), first delivery, count, due time; a count and the upcoming sequences, each as distance.
+//! before), first delivery, count, due time; a count and the upcoming sequences, each as distance;
+//! where it was told to begin.
 
 use ostler_broker_store::{Error, Store};
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,7 @@ impl Consumer {
         for seq in lost {
             consumer.pending.remove(seq);
         }
-        let highest = (last + 1).max(consumer.config.opt_start_seq);
+        let highest = (last + 1).max(consumer.begins_at);
         consumer.next_seq = consumer.next_seq.clamp(store.first_seq().min(highest), highest);
         consumer.unsaved = false;
         Some(consumer)
@@ -105,6 +106,7 @@ impl Consumer {
             put(&mut out, seq - before);
             before = *seq;
         }
+        put(&mut out, self.begins_at);
         out
     }
 
@@ -129,6 +131,8 @@ impl Consumer {
             seq = seq.checked_add(number()?)?;
             self.upcoming.push_back(seq);
         }
+        // It was not always written.
+        self.begins_at = number().unwrap_or(self.config.opt_start_seq);
         Some(())
     }
 }
