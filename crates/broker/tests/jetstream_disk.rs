@@ -206,7 +206,12 @@ async fn a_shutdown_waits_for_the_disk_and_tells_publishers() {
     disk.hold(true);
     let ack = soon(client.publish("s", "1".into())).await.unwrap().into_future();
     soon(client.get_stream("S")).await.unwrap();
+    let other = async_nats::connect(server.url()).await.unwrap();
     let ending = tokio::spawn(shut_down(server));
+    // Who asks meanwhile is served.
+    for _ in 0..100 {
+        soon(other.flush()).await.unwrap();
+    }
     disk.hold(false);
     assert_eq!(soon(ack).await.unwrap().sequence, 1);
     soon(ending).await.unwrap();

@@ -155,6 +155,39 @@ fn who_subscribes_in_another_shard_is_pushed_to() {
     }
 }
 
+/// A slow reader would be closed with more than `max_pending` waiting for it.
+#[test]
+fn who_asks_for_more_than_it_reads_gets_it_bit_by_bit() {
+    const MESSAGES: usize = 20_000;
+
+    let dir = tempfile::tempdir().unwrap();
+    for shards in [1, 2] {
+        let server = builder(dir.path()).shards(shards).max_pending(4 << 20).start().unwrap();
+        let mut clients = [Raw::connect(server.local_addr()), Raw::connect(server.local_addr())];
+        let [client, reader] = &mut clients;
+        create(client, "S", r#""subjects":["s"],"storage":"memory""#);
+        let frame = format!("PUB s 1000\r\n{}\r\n", "x".repeat(1000));
+        client.send(frame.repeat(MESSAGES));
+        client.sync();
+        let request = r#"{"stream_name":"S","config":{"durable_name":"all","ack_policy":"none"}}"#;
+        assert!(ask(client, "$JS.API.CONSUMER.DURABLE.CREATE.S.all", request)["error"].is_null());
+        let batch = format!(r#"{{"batch":{MESSAGES}}}"#);
+        reader.send(format!(
+            "SUB in 1\r\nPUB $JS.API.CONSUMER.MSG.NEXT.S.all in {}\r\n{batch}\r\n",
+            batch.len()
+        ));
+        // Others are served while it does not read.
+        eventually("what fits is on its way", || {
+            let info = ask(client, "$JS.API.CONSUMER.INFO.S.all", "");
+            info["delivered"]["stream_seq"].as_u64().unwrap() > 2000
+        });
+        for _ in 0..MESSAGES {
+            assert_eq!(reader.message().payload.len(), 1000);
+        }
+        server.shutdown();
+    }
+}
+
 #[test]
 fn messages_of_publishers_in_another_shard_keep_their_order() {
     const EACH: usize = 500;

@@ -15,6 +15,9 @@ use crate::time::write_duration;
 const BYTES_PER_TURN: u64 = 4 << 20;
 
 /// A request as it arrives.
+/// Between two looks at whether those who asked are behind.
+const BYTES_PER_LOOK: u64 = 64 << 10;
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct NextRequest {
@@ -182,12 +185,19 @@ impl Consumer {
         }
         self.active_at = ground.now;
         self.drop_ended(ground);
-        let mut sent = 0;
+        let (mut sent, mut look_at) = (0, 0);
         while !self.waiting.is_empty() {
             if sent >= BYTES_PER_TURN {
                 return true;
             }
             let chosen = match self.choose(ground) {
+            if sent >= look_at {
+                look_at = sent + BYTES_PER_LOOK;
+                // Who asked for more than it takes is not cut off for it.
+                if self.waiting.iter().all(|waiting| ground.bus.is_congested(&waiting.reply)) {
+                    return true;
+                }
+            }
                 Next::Message(chosen) => chosen,
                 Next::Blocked => break,
                 Next::Nothing => {
