@@ -36,6 +36,8 @@ pub struct Builder {
     pub(crate) no_auth_user: Option<String>,
     #[cfg(feature = "jetstream")]
     pub(crate) jetstream: Option<ostler_jetstream::Options>,
+    #[cfg(feature = "jetstream")]
+    pub(crate) jetstream_account: Option<String>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
     #[cfg(feature = "websocket")]
@@ -58,6 +60,8 @@ impl Default for Builder {
             no_auth_user: None,
             #[cfg(feature = "jetstream")]
             jetstream: None,
+            #[cfg(feature = "jetstream")]
+            jetstream_account: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "websocket")]
@@ -100,6 +104,13 @@ impl Builder {
     #[cfg(feature = "jetstream")]
     pub fn jetstream(mut self, options: ostler_jetstream::Options) -> Self {
         self.jetstream = Some(options);
+        self
+    }
+
+    /// The account whose users have streams: one. Default `$G`, that of identities that name none.
+    #[cfg(feature = "jetstream")]
+    pub fn jetstream_account(mut self, account: impl Into<String>) -> Self {
+        self.jetstream_account = Some(account.into());
         self
     }
 
@@ -255,6 +266,11 @@ impl Builder {
             let problem = format!("{:?} is no account: {ACCOUNT_RULE}", self.system_account);
             return Err(Error::Option { option: "system_account", problem });
         }
+        #[cfg(feature = "jetstream")]
+        if let Some(account) = self.jetstream_account.as_deref().filter(|account| !is_account(account)) {
+            let problem = format!("{account:?} is no account: {ACCOUNT_RULE}");
+            return Err(Error::Option { option: "jetstream_account", problem });
+        }
         match self.shards {
             Some(0) => Err(Error::Option { option: "shards", problem: "at least 1".into() }),
             Some(n) if n > SHARDS_MAX => {
@@ -268,7 +284,9 @@ impl Builder {
     pub(crate) fn announced(&self) -> Announced {
         #[cfg(feature = "jetstream")]
         if let Some(options) = &self.jetstream {
-            return Announced { is_on: true, domain: options.domain.clone() };
+            let account =
+                self.jetstream_account.clone().filter(|name| name != crate::accounts::GLOBAL_ACCOUNT);
+            return Announced { is_on: true, domain: options.domain.clone(), account };
         }
         Announced::default()
     }

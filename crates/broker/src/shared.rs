@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::watch;
 
-use crate::accounts::Accounts;
+use crate::accounts::{Accounts, GLOBAL_ACCOUNT};
 use crate::auth::{Entry, Turns, Users};
 use crate::connect::{CLAIMED_VERSION, Info};
 use crate::ending::{Doors, Ending};
@@ -62,6 +62,21 @@ pub(crate) struct Shared {
 pub(crate) struct Announced {
     pub(crate) is_on: bool,
     pub(crate) domain: Option<String>,
+    /// Whose users have streams, if not those of the account of everybody.
+    pub(crate) account: Option<String>,
+}
+
+impl Announced {
+    /// The account whose users have streams.
+    pub(crate) fn account(&self) -> &str {
+        self.account.as_deref().unwrap_or(GLOBAL_ACCOUNT)
+    }
+
+    /// Its place in every shard: the account of everybody is the first, and another one the second.
+    #[cfg(feature = "jetstream")]
+    pub(crate) fn place(&self) -> usize {
+        usize::from(self.account.is_some())
+    }
 }
 
 /// How to reach a shard from outside of it.

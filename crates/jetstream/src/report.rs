@@ -72,7 +72,8 @@ impl JetStream {
     pub fn damaged(&self) -> Vec<(String, String)> {
         let streams = self.streams.iter().flatten();
         let damaged = streams.filter_map(|stream| {
-            let first = stream.store.findings().iter().find(|finding| finding.severity == Severity::Damage)?;
+            let first =
+                stream.store.findings().iter().find(|finding| finding.severity == Severity::Damage)?;
             Some((stream.config.name.clone(), first.to_string()))
         });
         damaged.collect()

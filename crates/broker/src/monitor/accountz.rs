@@ -75,7 +75,7 @@ pub(crate) async fn document<'a>(shared: &'a Shared, wanted: Option<&str>) -> Re
                 update_time: rfc3339(shared.started.wall),
                 expired: false,
                 complete: true,
-                jetstream_enabled: false,
+                jetstream_enabled: shared.jetstream.is_on && shared.jetstream.account() == wanted,
                 leafnode_connections: 0,
                 client_connections: connections,
                 subscriptions: account.subscriptions() as u64,

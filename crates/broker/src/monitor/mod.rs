@@ -3,12 +3,17 @@
 //! [`Server::monitor`].
 //!
 //! Names, types and units are those of nats-server 2.15. What it has and this server has not - routes, gateways, leaf
-//! nodes, JetStream - is answered with empty lists, so that dashboards go on. No document holds a secret.
+//! nodes - is answered with empty lists, so that dashboards go on. No document holds a secret.
 
 pub(crate) mod accountz;
 pub(crate) mod connz;
 #[cfg(feature = "monitor")]
 pub(crate) mod http;
+#[cfg(feature = "jetstream")]
+pub(crate) mod jsz;
+#[cfg(not(feature = "jetstream"))]
+#[path = "without_jetstream.rs"]
+pub(crate) mod jsz;
 pub(crate) mod query;
 #[cfg(feature = "monitor")]
 mod seats;
@@ -106,7 +111,10 @@ pub(crate) async fn answer(shared: &Shared, path_and_query: &str) -> MonitorAnsw
     let query = Query::parse(query);
     match path {
         "/" => index(),
-        "/varz" => MonitorAnswer::document(&varz::document(shared)),
+        "/varz" => match jsz::in_varz(shared).await {
+            Ok(jetstream) => MonitorAnswer::document(&varz::document(shared, jetstream)),
+            Err(unanswered) => MonitorAnswer::problem(&unanswered.into()),
+        },
         "/connz" => match connz::Options::parse(&query) {
             Ok(options) => MonitorAnswer::of(connz::document(shared, &options).await),
             Err(problem) => MonitorAnswer::problem(&problem.into()),
@@ -120,25 +128,45 @@ pub(crate) async fn answer(shared: &Shared, path_and_query: &str) -> MonitorAnsw
             Ok(unused) => MonitorAnswer::of(accountz::totals(shared, unused).await),
             Err(problem) => MonitorAnswer::problem(&problem.into()),
         },
-        "/healthz" => match ["js-enabled", "js-enabled-only", "js-server-only"].map(|key| query.flag(key)) {
-            [Ok(_), Ok(_), Ok(_)] => healthz(shared).await,
-            flags => {
-                let problem = flags.into_iter().find_map(Result::err);
-                MonitorAnswer::text(400, problem.map_or_else(String::new, |problem| problem.to_string()))
-            }
+        "/healthz" => match (jsz::Health::parse(&query), query.flag("details")) {
+            (Ok(wanted), Ok(details)) => healthz(shared, wanted, details).await,
+            (Err(problem), _) | (_, Err(problem)) => MonitorAnswer::problem(&problem.into()),
+        },
+        "/jsz" => match jsz::Options::parse(&query) {
+            Ok(options) => match jsz::document(shared, &options).await {
+                Ok(Some(document)) => MonitorAnswer::document(&document),
+                Ok(None) => MonitorAnswer::document(&absent(shared, path)),
+                Err(problem) => MonitorAnswer::problem(&problem),
+            },
+            Err(problem) => MonitorAnswer::problem(&problem.into()),
         },
         path => MonitorAnswer::document(&absent(shared, path)),
     }
 }
 
-/// `{"status":"ok"}` if every shard answers. Cancel-safe.
-pub(crate) async fn health(shared: &Shared) -> Result<(), Unanswered> {
-    gather::call_roll(shared).await
-}
-
-async fn healthz(shared: &Shared) -> MonitorAnswer {
-    let (status, body) = match health(shared).await {
-        Ok(()) => (200, json!({ "status": "ok" })),
+/// `{"status":"ok"}` if every shard answers and no stream is damaged. Cancel-safe.
+async fn healthz(shared: &Shared, wanted: jsz::Health, details: bool) -> MonitorAnswer {
+    let looked = match gather::call_roll(shared).await {
+        Ok(()) => wanted.check(shared).await,
+        Err(error) => Err(error),
+    };
+    let (status, body) = match looked {
+        Ok(Ok(())) => (200, json!({ "status": "ok" })),
+        Ok(Err(unwell)) => {
+            let word = if unwell.status == 400 { "error" } else { "unavailable" };
+            let mut body = json!({ "status": word });
+            if details {
+                body["status"] = json!("error");
+                body["errors"] = unwell
+                    .reasons
+                    .iter()
+                    .map(|reason| json!({ "type": "JETSTREAM", "error": reason }))
+                    .collect();
+            } else {
+                body["error"] = json!(unwell.reasons.join("; "));
+            }
+            (unwell.status, body)
+        }
         Err(error) => (503, unhealthy(&error)),
     };
     MonitorAnswer { status, content_type: "application/json", body: body.to_string() }

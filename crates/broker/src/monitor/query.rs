@@ -89,6 +89,14 @@ pub(crate) fn of_json(options: &[u8]) -> String {
             ("state", "1") => "state=closed".into(),
             ("state", "2") => "state=all".into(),
             ("account" | "acc", _) => format!("acc={value}"),
+            // What is asked of `/jsz` and `/healthz`; the flag for consumers has no plural there.
+            ("consumer", "0" | "1") if options.get(name).is_some_and(Value::is_boolean) => {
+                format!("consumers={value}")
+            }
+            ("stream" | "consumer" | "details" | "accounts" | "streams" | "config", _) => {
+                format!("{name}={value}")
+            }
+            ("js-enabled-only" | "js-server-only", _) => format!("{name}={value}"),
             ("limit" | "offset" | "cid" | "auth" | "sort" | "user" | "test", _) => format!("{name}={value}"),
             _ => return None,
         })

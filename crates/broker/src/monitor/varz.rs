@@ -156,7 +156,7 @@ pub(crate) struct Varz<'a> {
     leaf: Empty,
     mqtt: Empty,
     websocket: WebSockets,
-    jetstream: Empty,
+    jetstream: serde_json::Value,
     /// Seconds.
     tls_timeout: f64,
     write_deadline: u64,
@@ -194,7 +194,7 @@ pub(crate) struct Varz<'a> {
 }
 
 /// The document of this moment. Some ten microseconds.
-pub(crate) fn document(shared: &Shared) -> Varz<'_> {
+pub(crate) fn document(shared: &Shared, jetstream: serde_json::Value) -> Varz<'_> {
     let stats = Stats::of(shared);
     let usage = ProcessUsage::now();
     let limits = shared.limits();
@@ -237,7 +237,7 @@ pub(crate) fn document(shared: &Shared) -> Varz<'_> {
         leaf: Empty {},
         mqtt: Empty {},
         websocket: websockets(shared),
-        jetstream: Empty {},
+        jetstream,
         tls_timeout: encryption.timeout.as_secs_f64(),
         write_deadline: nanos(limits.write_deadline),
         now: rfc3339(SystemTime::now()),

@@ -67,6 +67,7 @@ impl Question {
             b"SUBSZ" => Self::Document("/subsz"),
             b"HEALTHZ" => Self::Document("/healthz"),
             b"ACCOUNTZ" => Self::Document("/accountz"),
+            b"JSZ" => Self::Document("/jsz"),
             _ => return None,
         })
     }

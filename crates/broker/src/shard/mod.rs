@@ -146,7 +146,10 @@ impl Shard {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, streams: Streams) -> Rc<RefCell<Self>> {
         let outboxes = shared.shards.iter().map(|_| Batch::default()).collect();
         let users_seen = shared.users.generation();
-        let routes = vec![Routes::new(Arc::clone(shared.accounts.global()))];
+        let mut routes = vec![Routes::new(Arc::clone(shared.accounts.global()))];
+        if let Some(account) = &shared.jetstream.account {
+            routes.push(Routes::new(shared.accounts.get(account)));
+        }
         let ended = Ended::new(shared.closed_connections_max / shared.shards.len().max(1));
         let limits = shared.limits();
         let flush_early_bytes = flush_early_bytes(&limits);

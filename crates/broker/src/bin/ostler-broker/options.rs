@@ -168,6 +168,9 @@ pub(crate) fn builder(settings: &Settings, users: &Users) -> Result<Builder, Str
     }
     if settings.jetstream.enabled {
         builder = builder.jetstream(jetstream::options(&settings.jetstream));
+        if let Some(account) = &settings.jetstream.account {
+            builder = builder.jetstream_account(account);
+        }
     }
     if let Some(tls) = tls_of(settings)? {
         builder = builder.tls(tls);

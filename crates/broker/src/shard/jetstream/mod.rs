@@ -179,7 +179,7 @@ impl Shard {
 
     fn change_route(&mut self, change: RouteChange) {
         let Some(room) = self.streams.0.as_deref_mut() else { return };
-        let account = self.shared.accounts.global();
+        let account = &self.shared.accounts.get(self.shared.jetstream.account());
         let place = |filter: &Filter| room.routed.iter().position(|(known, ..)| known == filter);
         match change {
             RouteChange::Add(filter) => match place(&filter) {
@@ -297,8 +297,7 @@ impl Shard {
 
     /// Somebody began to listen.
     pub(super) fn note_interest(&mut self, account: usize, filter: &[u8]) {
-        // The account of everybody is the first in every shard.
-        if account != 0 || !self.shared.jetstream.is_on {
+        if account != self.shared.jetstream.place() || !self.shared.jetstream.is_on {
             return;
         }
         if self.streams.0.is_some() {
