@@ -9,6 +9,9 @@ use serde::Serialize;
 /// Faults that are told one by one; the first is what matters.
 const FAULTS_MAX: usize = 20;
 
+/// The code of the alert by which the daemon tells that the stream does not end where its chain does.
+const TAMPERED: &str = "audit_broken";
+
 /// An entry whose hash somebody noted elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Noted {
@@ -82,6 +85,8 @@ pub(crate) struct Check {
     seen: BTreeMap<u64, String>,
     faults: Vec<Fault>,
     faults_found: u64,
+    /// What the daemon noticed by itself, and told.
+    notices: Vec<String>,
 }
 
 impl Check {
@@ -95,6 +100,7 @@ impl Check {
             seen: BTreeMap::new(),
             faults: Vec::new(),
             faults_found: 0,
+            notices: Vec::new(),
         }
     }
 
@@ -122,6 +128,9 @@ impl Check {
             None => self.fault(seq, at, "it has no hash".to_owned()),
         }
         self.link(&entry, &hash, stored.seq);
+        if entry.details.get("code").is_some_and(|code| code == TAMPERED) && self.notices.len() < FAULTS_MAX {
+            self.notices.push(format!("the daemon noticed at entry {}: {}", entry.seq, entry.text));
+        }
         let is_present = self.status.as_ref().is_none_or(|status| status.chain == entry.chain);
         let is_stored = self.status.as_ref().is_some_and(|status| status.stored == entry.seq);
         if is_present && (is_stored || self.noted.iter().any(|noted| noted.seq == entry.seq)) {
@@ -134,6 +143,15 @@ impl Check {
         let (seq, at) = (Some(entry.seq), Some(stream_seq));
         let found = self.chains.iter().position(|chain| chain.chain == entry.chain);
         let Some(chain) = found.map(|index| &mut self.chains[index]) else {
+            // Every entry before it was a message of the stream before it, whether its limits took it or not.
+            if stream_seq < entry.seq {
+                let text = format!(
+                    "it is message {stream_seq} of the stream: the {} entries before it cannot have been in it, the \
+                     stream was made anew",
+                    entry.seq - 1
+                );
+                self.fault(seq, at, text);
+            }
             if entry.seq == 1 && entry.prev != AUDIT_HASH_NONE {
                 self.fault(seq, at, "it is the first entry and names one before it".to_owned());
             }
@@ -163,7 +181,7 @@ impl Check {
 
     /// Compares the end with what the node knows, and concludes.
     pub(crate) fn finish(mut self) -> Verdict {
-        let mut notes = Vec::new();
+        let mut notes = std::mem::take(&mut self.notices);
         self.compare_with_node(&mut notes);
         for noted in std::mem::take(&mut self.noted) {
             let Noted { seq, hash } = noted;
@@ -378,6 +396,11 @@ mod tests {
         assert_eq!(first_fault(&found), (None, "entries 1 to 5 are missing at the end of the stream"));
         let found = verdict_after(|messages| drop(messages.drain(..2)));
         assert!(found.intact, "limits take from the front");
+        let made_anew = verdict_after(|messages| {
+            messages.drain(..2);
+            messages.iter_mut().for_each(|message| message.seq -= 2);
+        });
+        assert!(first_fault(&made_anew).1.contains("made anew"));
         assert!(found.notes.iter().any(|note| note.contains("from entry 3 on")), "{:?}", found.notes);
     }
 
