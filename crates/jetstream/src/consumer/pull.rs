@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::Consumer;
 use super::deliver::{Delivered, Ground, Next};
 use super::priority::Claim;
+use crate::api::read_ignoring_nulls;
 use crate::bus::{Bus, publish};
 use crate::headers::{append, status};
 use crate::time::write_duration;
@@ -14,10 +15,10 @@ use crate::time::write_duration;
 /// More is not sent to the requests of one consumer before others have their turn.
 const BYTES_PER_TURN: u64 = 4 << 20;
 
-/// A request as it arrives.
 /// Between two looks at whether those who asked are behind.
 const BYTES_PER_LOOK: u64 = 64 << 10;
 
+/// A request as it arrives.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(crate) struct NextRequest {
@@ -44,7 +45,7 @@ impl NextRequest {
     pub(crate) fn parse(payload: &[u8]) -> Result<Self, String> {
         let payload = payload.trim_ascii();
         if payload.first() == Some(&b'{') {
-            return serde_json::from_slice(payload).map_err(|error| error.to_string());
+            return read_ignoring_nulls(payload).map_err(|error| error.to_string());
         }
         let number = std::str::from_utf8(payload).ok().and_then(|text| text.parse().ok());
         Ok(Self { batch: number.unwrap_or(1), is_short: true, ..Self::default() })
@@ -190,7 +191,6 @@ impl Consumer {
             if sent >= BYTES_PER_TURN {
                 return true;
             }
-            let chosen = match self.choose(ground) {
             if sent >= look_at {
                 look_at = sent + BYTES_PER_LOOK;
                 // Who asked for more than it takes is not cut off for it.
@@ -198,6 +198,7 @@ impl Consumer {
                     return true;
                 }
             }
+            let chosen = match self.choose(ground) {
                 Next::Message(chosen) => chosen,
                 Next::Blocked => break,
                 Next::Nothing => {
