@@ -271,17 +271,20 @@ async fn an_older_copy_of_the_database_begins_a_new_chain_and_says_so() {
     let mut daemon = with_history().await;
     daemon.ostler(["down"]);
     daemon.wait();
-    let database = daemon.state().database();
-    let copy = daemon.scratch().join("ostler.db");
-    std::fs::copy(&database, &copy).unwrap();
+    // With what SQLite keeps beside it.
+    let files = ["ostler.db", "ostler.db-wal", "ostler.db-shm"];
+    let (state, copy) = (daemon.state().path().to_owned(), daemon.scratch().join("copy"));
+    std::fs::create_dir(&copy).unwrap();
+    for file in files {
+        let _ = std::fs::copy(state.join(file), copy.join(file));
+    }
     daemon.up();
     all_stored(&daemon.bus().await).await;
     daemon.ostler(["down"]);
     daemon.wait();
-    std::fs::copy(&copy, &database).unwrap();
-    // What SQLite keeps beside it belongs to the newer one.
-    for beside in ["ostler.db-wal", "ostler.db-shm"] {
-        let _ = std::fs::remove_file(database.with_file_name(beside));
+    for file in files {
+        let _ = std::fs::remove_file(state.join(file));
+        let _ = std::fs::copy(copy.join(file), state.join(file));
     }
     daemon.up();
     let bus = daemon.bus().await;
