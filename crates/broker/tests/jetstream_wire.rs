@@ -131,9 +131,22 @@ fn streams_that_feed_each_other_leave_time_for_clients() {
 
 #[test]
 fn who_subscribes_in_another_shard_is_pushed_to() {
+    for account in ["$G", "B"] {
+        pushes_between_shards(account);
+    }
+}
+
+fn pushes_between_shards(account: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let server = builder(dir.path()).shards(2).start().unwrap();
-    let mut clients = [Raw::connect(server.local_addr()), Raw::connect(server.local_addr())];
+    let users = Users::new();
+    users
+        .set(Identity::new("it", Credential::Token("t".into()), Permissions::all()).account(account))
+        .unwrap();
+    let options = JetStreamOptions::new(dir.path());
+    let builder = local().shards(2).users(users).jetstream(options).jetstream_account(account);
+    let server = builder.start().unwrap();
+    let login = r#""verbose":false,"headers":true,"auth_token":"t""#;
+    let mut clients = [(); 2].map(|()| Raw::connect_with(server.local_addr(), login));
     let [client, other] = &mut clients;
     create(client, "S", r#""subjects":["s.>"]"#);
     push(client, "S", "one", r#""deliver_subject":"to.one""#);

@@ -490,7 +490,9 @@ impl Shard {
                 #[cfg(feature = "jetstream")]
                 Envelope::Synced(synced) => self.synced(synced),
                 #[cfg(feature = "jetstream")]
-                Envelope::Interest(filter) => self.note_interest(0, &filter),
+                Envelope::Interest(filter) => {
+                    self.note_interest(self.shared.jetstream.place(), &filter);
+                }
                 #[cfg(feature = "jetstream")]
                 Envelope::Look(look) => self.show_streams(look),
                 Envelope::LimitsChanged => self.apply_limits(),
