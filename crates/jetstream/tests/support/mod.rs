@@ -423,7 +423,10 @@ impl Known {
                 // A later value of the same key may have taken its place already.
                 let newer = |later: &u64| *later > payload && known.given[later] == known.given[&payload];
                 let replaced = stream == KEYS && known.given.keys().any(newer);
-                if !replaced && known.given.contains_key(&payload) {
+                // It may have been consumed, or asked to go, before its acknowledgement came.
+                let done = stream == WORK && known.consumers.values().any(|one| one.acked.contains(&payload));
+                let gone = replaced || done || known.asked_to_go.contains(&payload);
+                if !gone && known.given.contains_key(&payload) {
                     known.acknowledged.insert(seq, payload);
                 }
             }
