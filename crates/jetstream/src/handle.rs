@@ -38,9 +38,12 @@ impl JetStream {
         if let Some(rest) = self.api_subject(message.subject) {
             // Without a way to answer a request has no effect either, as in nats-server.
             if let Some(command) = Command::parse(rest).filter(|_| !message.reply.is_empty()) {
+                let counts = !matches!(command, Command::NextMessages(..) | Command::DirectGet(..));
                 self.carry_out(command, asked, bus);
                 // Afterwards: an answer does not count itself.
-                self.api.total += 1;
+                self.api.total += u64::from(counts);
+            } else if let Some(subject) = self.store_subject(message.subject) {
+                bus.send(subject, subject, message.reply, message.headers, message.payload);
             }
             return true;
         }
@@ -52,6 +55,14 @@ impl JetStream {
             return self.on_transfer(message, now, bus);
         }
         false
+    }
+
+    /// The subject of a key-value store that a client which knows only the domain's API writes to:
+    /// `$JS.<domain>.API.$KV.<bucket>.<key>`. nats-server maps it so.
+    fn store_subject<'a>(&self, subject: &'a [u8]) -> Option<&'a [u8]> {
+        let domain = self.context.domain.as_deref()?;
+        let rest = subject.strip_prefix(b"$JS.")?.strip_prefix(domain.as_bytes())?.strip_prefix(b".API.")?;
+        (rest.starts_with(b"$KV.") || rest.starts_with(b"$OBJ.")).then_some(rest)
     }
 
     fn api_subject<'a>(&self, subject: &'a [u8]) -> Option<&'a str> {

@@ -186,6 +186,10 @@ fn the_domain_is_another_name_and_stands_in_acknowledgements() {
     jetstream.on_message(&request, 0, &mut bus);
     jetstream.on_message(&publish("M", "r", ""), 0, &mut bus);
     assert_eq!(bus.take_text().pop().unwrap().1, r#"{"stream":"M","seq":1,"domain":"hub"}"#);
+    // What is written to a key-value store by way of the domain goes to its subject.
+    jetstream.on_message(&publish("$JS.hub.API.$KV.B.key", "r", "value"), 0, &mut bus);
+    assert_eq!(bus.take_text(), [("$KV.B.key".to_owned(), "value".to_owned())]);
+    assert_eq!(jetstream.account_info().api.total, 1);
 }
 
 #[test]

@@ -100,6 +100,7 @@ impl<'a> Command<'a> {
             }
             ("LEADER", _) => return Some(Self::Clustered("stream_leader_stepdown_response")),
             ("PEER", _) => return Some(Self::Clustered("stream_remove_peer_response")),
+            ("CANCEL_MOVE", _) => return Some(Self::Clustered("stream_cancel_move_response")),
             _ => {}
         }
         if !one_token(rest) {
@@ -240,6 +241,7 @@ mod tests {
             ("DIRECT.GET.S", Some(Command::DirectGet("S", None))),
             ("DIRECT.GET.S.a.b", Some(Command::DirectGet("S", Some("a.b")))),
             ("STREAM.LEADER.STEPDOWN.S", Some(Command::Clustered("stream_leader_stepdown_response"))),
+            ("STREAM.CANCEL_MOVE.S", Some(Command::Clustered("stream_cancel_move_response"))),
             ("CONSUMER.CREATE.S", Some(Command::ConsumerCreate("S", Wanted::Ephemeral))),
             ("CONSUMER.CREATE.S.c", Some(Command::ConsumerCreate("S", Wanted::Named("c", None)))),
             ("CONSUMER.CREATE.S.c.a.>", Some(Command::ConsumerCreate("S", Wanted::Named("c", Some("a.>"))))),
