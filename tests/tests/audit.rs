@@ -267,6 +267,87 @@ async fn a_stream_that_was_deleted_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_was_changed_on_disk_shows() {
+    let mut daemon = with_history().await;
+    daemon.ostler(["down"]);
+    daemon.wait();
+    let segment = stream_dir(&daemon).join("00000001.seg");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(13).position(|window| window == b"command.pause").expect("the entry is in it");
+    bytes[at + 8] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    daemon.up();
+    let (code, found) = verify(&daemon);
+    assert_eq!(code, Some(9), "{found}");
+}
+
+/// The same entries, one of them with another text, and every hash computed anew.
+fn forged(messages: &[Stored], from: &str, to: &str) -> Vec<(String, String, String)> {
+    let mut prev = AUDIT_HASH_NONE.to_owned();
+    let mut all = Vec::new();
+    for message in messages {
+        let mut entry: AuditEntry = serde_json::from_slice(&message.payload).unwrap();
+        entry.text = entry.text.replace(from, to);
+        entry.prev = prev;
+        let payload = serde_json::to_string(&entry).unwrap();
+        prev = audit_hash(payload.as_bytes());
+        all.push((message.subject.clone(), prev.clone(), payload));
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_was_written_anew_with_proper_hashes_shows() {
+    if !NatsServer::is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut nats = NatsServer::start(dir.path());
+    let options = Options { bus: BusKind::External, ..Options::default() };
+    let mut daemon = TestDaemon::prepare_with_bus(options, &nats.bus_section());
+    daemon.up();
+    let bus = daemon.bus().await;
+    bus.spawn_active("a", script(["wait"])).await;
+    bus.pause("a").await;
+    all_stored(&bus).await;
+    daemon.ostler(["down"]);
+    daemon.wait();
+    let place = ostler_client::Bus::Url(nats.url());
+    let admin =
+        Client::connect(ostler_client::Options::new("admin", place, nats.key("daemon"))).await.unwrap();
+    let (before, last) = {
+        let operator = bus.client.clone();
+        let all = messages(&operator, AUDIT_STREAM, "audit.>").await;
+        let last = all.last().map(|message| audit_hash(&message.payload)).unwrap();
+        (all, last)
+    };
+    nats.kill9();
+    std::fs::remove_dir_all(dir.path().join("jetstream")).unwrap();
+    nats.up();
+    let config = json!({ "name": AUDIT_STREAM, "subjects": ["audit.>"], "allow_direct": true,
+        "deny_delete": true, "deny_purge": true });
+    wait_for("the stream is made", PATIENCE, async || {
+        admin.ensure_stream(config.as_object().unwrap()).await.ok()
+    })
+    .await;
+    for (subject, hash, payload) in forged(&before, "pause was asked for", "nothing was asked for") {
+        admin.store(&subject, None, &[(AUDIT_HASH_HEADER, &hash)], payload.into()).await.unwrap();
+    }
+    daemon.up();
+    let bus = daemon.bus().await;
+    let alerted = async || {
+        let events = bus.events().await;
+        events.iter().any(|event| event.details.get("code") == Some(&json!("audit_broken"))).then_some(())
+    };
+    wait_for("an alert", PATIENCE, alerted).await;
+    let (code, found) = verify(&daemon);
+    assert_eq!(code, Some(9), "{found}");
+    let noted = format!("{}:{last}", before.len());
+    assert_eq!(daemon.ostler(["audit", "verify", "--noted", &noted]).code, Some(9));
+    drop(daemon);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_database_begins_a_new_chain_and_says_so() {
     let mut daemon = with_history().await;
     daemon.ostler(["down"]);

@@ -15,7 +15,7 @@ use ostler_testkit::{
 };
 use ostler_wire::{
     AgentEvent, AgentId, AgentState, AlertMessage, ControlReply, ErrorBody, ErrorCode, InputReply, JsonMap,
-    LogsReply, LogsRequest, OutputStream, RestartPolicy, SpawnReply, SpawnRequest, Subject,
+    LogsReply, LogsRequest, NodeInfo, OutputStream, RestartPolicy, SpawnReply, SpawnRequest, Subject,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -560,6 +560,14 @@ async fn a_full_disk_refuses_and_alerts_and_loses_nothing() {
     assert_gapless(&log);
     let expected: Vec<String> = (1..=log.len()).map(|n| format!("line {n}")).collect();
     assert_eq!(lines(&log), expected, "nothing was lost while the disk was full");
+    let stored = async || {
+        let info: NodeInfo =
+            bus.client.request(&Subject::NodeInfo(bus.node.clone()), &JsonMap::new()).await.ok()?;
+        info.audit.filter(|audit| audit.waiting() == 0 && audit.problem.is_none())
+    };
+    wait_for("the audit is stored", PATIENCE, stored).await;
+    let verified = daemon.ostler(["audit", "verify"]);
+    assert_eq!(verified.code, Some(0), "{verified:?}");
     assert_works(&bus).await;
 }
 
