@@ -13,7 +13,7 @@ use ostler_broker_store::disk::{Disk, DiskFile, RealDisk};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A real disk that can be held: syncs then wait. It panics in a sync when it is told to.
+/// A real disk that can be held: syncs then wait. It panics when it is told to.
 #[derive(Debug, Clone, Default)]
 struct HeldDisk {
     state: Arc<State>,
@@ -23,7 +23,8 @@ struct HeldDisk {
 struct State {
     held: Mutex<bool>,
     changed: Condvar,
-    panics: AtomicBool,
+    panics_in_sync: AtomicBool,
+    panics_in_write: AtomicBool,
 }
 
 impl HeldDisk {
@@ -44,6 +45,7 @@ impl DiskFile for HeldFile {
         self.file.read_at(buffer, offset)
     }
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        assert!(!self.state.panics_in_write.load(Ordering::Relaxed), "what a disk never should do");
         self.file.write_at(bytes, offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -53,7 +55,7 @@ impl DiskFile for HeldFile {
         self.file.len()
     }
     fn sync_data(&self) -> io::Result<()> {
-        assert!(!self.state.panics.load(Ordering::Relaxed), "what a disk never should do");
+        assert!(!self.state.panics_in_sync.load(Ordering::Relaxed), "what a disk never should do");
         let held = self.state.held.lock().unwrap();
         drop(self.state.changed.wait_while(held, |held| *held).unwrap());
         self.file.sync_data()
@@ -181,21 +183,24 @@ async fn publishers_wait_while_the_disk_is_slow_and_go_on_afterwards() {
 }
 
 #[tokio::test]
-async fn a_sync_that_panics_ends_the_server() {
-    let (dir, disk) = (tempfile::tempdir().unwrap(), HeldDisk::default());
-    let server = start(dir.path(), &disk, 2);
-    let client = stream_on(&server).await;
-    disk.state.panics.store(true, Ordering::Relaxed);
-    let _ack = soon(client.publish("s", "1".into())).await.unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while server.is_running() {
-        assert!(Instant::now() < deadline, "it says that it runs");
-        tokio::time::sleep(Duration::from_millis(2)).await;
+async fn a_panic_over_a_stream_ends_the_server() {
+    for (of, shards) in [("sync", 1), ("sync", 2), ("write", 1), ("write", 2)] {
+        let (dir, disk) = (tempfile::tempdir().unwrap(), HeldDisk::default());
+        let panics = if of == "sync" { &disk.state.panics_in_sync } else { &disk.state.panics_in_write };
+        let server = start(dir.path(), &disk, shards);
+        let (_first, client) = (stream_on(&server).await, stream_on(&server).await);
+        panics.store(true, Ordering::Relaxed);
+        let _ack = soon(client.publish("s", "1".into())).await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while server.is_running() {
+            assert!(Instant::now() < deadline, "it says that it runs after a {of}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        panics.store(false, Ordering::Relaxed);
+        shut_down(server).await;
+        let server = start(dir.path(), &disk, 1);
+        assert_eq!(server.jetstream().unwrap().expect("it is on").account.streams, 1);
     }
-    disk.state.panics.store(false, Ordering::Relaxed);
-    shut_down(server).await;
-    let server = start(dir.path(), &disk, 1);
-    assert_eq!(server.jetstream().unwrap().expect("it is on").account.streams, 1);
 }
 
 #[tokio::test]

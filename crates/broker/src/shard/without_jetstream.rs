@@ -10,7 +10,7 @@ use crate::link::Subscription;
 
 /// Always empty.
 #[derive(Default)]
-pub(crate) struct Streams;
+pub(crate) struct Streams(());
 
 impl Streams {
     pub(super) fn due(&self) -> Option<Instant> {

@@ -19,11 +19,10 @@ mod bus;
 mod syncs;
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ostler_broker_proto::subject::Filter;
 use ostler_jetstream::{Incoming, JetStream, RouteChange};
 
 use self::bus::ShardBus;
@@ -62,8 +61,8 @@ struct Room {
     jetstream: Option<Box<JetStream>>,
     store: Store,
     link: Arc<Link>,
-    /// What is routed here, each filter as often as it was added.
-    routed: Vec<(Filter, usize, Arc<Subscription>)>,
+    /// What is routed here, by filter: how often it was added, and its subscription.
+    routed: HashMap<Box<[u8]>, (usize, Arc<Subscription>)>,
     /// What JetStream sent to itself.
     queue: VecDeque<Queued>,
     /// It was called in this batch.
@@ -115,7 +114,7 @@ impl Streams {
                 jetstream: Some(jetstream),
                 store,
                 link: Arc::new(Link::new(ID, OWNER, NO_SLOT)),
-                routed: Vec::new(),
+                routed: HashMap::new(),
                 queue: VecDeque::new(),
                 is_touched: true,
                 syncs: Syncs::default(),
@@ -180,24 +179,25 @@ impl Shard {
     fn change_route(&mut self, change: RouteChange) {
         let Some(room) = self.streams.0.as_deref_mut() else { return };
         let account = &self.shared.accounts.get(self.shared.jetstream.account());
-        let place = |filter: &Filter| room.routed.iter().position(|(known, ..)| known == filter);
         match change {
-            RouteChange::Add(filter) => match place(&filter) {
-                Some(at) => room.routed[at].1 += 1,
-                None => {
+            RouteChange::Add(filter) => {
+                let (times, _) = room.routed.entry(filter.as_bytes().into()).or_insert_with_key(|filter| {
                     let id = self.shared.next_subscription_id();
+                    let link = Arc::clone(&room.link);
                     let subscription =
-                        Subscription::new(id, Arc::clone(&room.link), filter.as_bytes(), None, b"1", false);
-                    let subscription = Arc::new(subscription.in_account(account));
+                        Subscription::new(id, link, filter, None, b"1", false).in_account(account);
+                    let subscription = Arc::new(subscription);
                     account.subscribe(&subscription);
-                    room.routed.push((filter, 1, subscription));
-                }
-            },
+                    (0, subscription)
+                });
+                *times += 1;
+            }
             RouteChange::Remove(filter) => {
-                let Some(at) = place(&filter) else { return };
-                room.routed[at].1 -= 1;
-                if room.routed[at].1 == 0 {
-                    let (.., subscription) = room.routed.swap_remove(at);
+                let Some((times, _)) = room.routed.get_mut(filter.as_bytes()) else { return };
+                *times -= 1;
+                if *times == 0
+                    && let Some((_, subscription)) = room.routed.remove(filter.as_bytes())
+                {
                     account.unsubscribe([&subscription]);
                     self.sweep_soon();
                 }
