@@ -2,7 +2,7 @@
 //! twice is stored once; what was acknowledged to it with an answer does not come again.
 //!
 //! `OSTLER_CRASH_ROUNDS` says how often it is killed, 30 times in the suite; `OSTLER_CRASH_PROGRAM` names another build of
-//! the program.
+//! the program, whose file must be called `ostler-broker`.
 #![cfg(test)]
 #![cfg(all(unix, feature = "bin"))]
 

@@ -56,6 +56,25 @@ fn the_javascript_client_works() {
     play(local(), "tcp", Server::url);
 }
 
+#[cfg(feature = "jetstream")]
+#[test]
+fn jetstream_works_through_the_javascript_client() {
+    let Some(modules) = modules() else { return };
+    let store = tempfile::tempdir().unwrap();
+    let options = ostler_broker::JetStreamOptions::new(store.path());
+    let server = local().allow_anonymous().jetstream(options).start().unwrap();
+    let output = Command::new("node")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/js/jetstream.cjs"))
+        .arg(server.url())
+        .env("NODE_PATH", modules)
+        .output()
+        .unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert_eq!(said.lines().count(), 8, "{said}");
+}
+
 #[cfg(feature = "websocket")]
 #[test]
 fn the_javascript_client_works_over_a_web_socket() {

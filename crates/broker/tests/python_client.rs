@@ -40,3 +40,20 @@ fn the_python_client_works() {
     assert!(output.status.success(), "{said}\n{complained}");
     assert_eq!(said.lines().count(), 7, "{said}");
 }
+
+#[cfg(feature = "jetstream")]
+#[test]
+fn jetstream_works_through_the_python_client() {
+    let store = tempfile::tempdir().unwrap();
+    let options = ostler_broker::JetStreamOptions::new(store.path());
+    let server = local().allow_anonymous().jetstream(options).start().unwrap();
+    let output = Command::new(interpreter())
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/jetstream.py"))
+        .arg(server.url())
+        .output()
+        .unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complained}");
+    assert_eq!(said.lines().count(), 8, "{said}");
+}
