@@ -80,6 +80,11 @@ impl AckQueue {
         self.push(reply, b"", seq, kind);
     }
 
+    /// Waits to say that a message is stored, and something behind that.
+    pub(crate) fn stored_with(&mut self, reply: &[u8], seq: u64, more: &str) {
+        self.push(reply, more.as_bytes(), seq, Kind::Stored);
+    }
+
     /// Waits to say something else.
     pub(crate) fn text(&mut self, reply: &[u8], text: &[u8], refused_as: Option<&'static str>) {
         self.push(reply, text, 0, Kind::Text { refused_as });
@@ -206,6 +211,7 @@ impl AckQueue {
                     if kind == Kind::Duplicate {
                         body.extend_from_slice(b",\"duplicate\": true");
                     }
+                    body.extend_from_slice(&self.bytes[reply_end..end]);
                     body.push(b'}');
                     publish(bus, reply, b"", body);
                 }
@@ -264,6 +270,7 @@ mod tests {
         let (mut acks, mut bus) = (AckQueue::new("S", None), Recorder::default());
         acks.stored(b"r", 1, false);
         acks.stored(b"r", 2, true);
+        acks.stored_with(b"r", 3, ",\"val\":\"7\"");
         acks.text(b"t", b"said", None);
         acks.release(&mut bus);
         let sent = bus.take_text();
@@ -272,6 +279,7 @@ mod tests {
             [
                 ("r", r#"{"stream":"S","seq":1}"#),
                 ("r", r#"{"stream":"S","seq":2,"duplicate": true}"#),
+                ("r", r#"{"stream":"S","seq":3,"val":"7"}"#),
                 ("t", "said")
             ]
             .map(|(to, body)| (to.to_owned(), body.to_owned()))

@@ -278,6 +278,22 @@ impl Advisory for StreamAction<'_> {
     }
 }
 
+/// An atomic batch was given up, and nothing of it was stored.
+#[derive(Serialize)]
+pub(crate) struct BatchAbandoned<'a> {
+    pub(crate) stream: &'a str,
+    pub(crate) batch: &'a str,
+    pub(crate) reason: &'static str,
+}
+
+impl Advisory for BatchAbandoned<'_> {
+    const KIND: &'static str = "advisory.v1.stream_batch_abandoned";
+
+    fn subject(&self) -> String {
+        format!("$JS.EVENT.ADVISORY.STREAM.BATCH_ABANDONED.{}", self.stream)
+    }
+}
+
 /// A consumer was created, changed or deleted.
 #[derive(Serialize)]
 pub(crate) struct ConsumerAction<'a> {

@@ -16,10 +16,15 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) expected_last_id: Option<&'a str>,
     pub(crate) rollup: Option<&'a [u8]>,
     pub(crate) ttl: Option<&'a [u8]>,
-    pub(crate) counter: bool,
-    pub(crate) batch: bool,
+    /// What to add to a counter.
+    pub(crate) increment: Option<&'a str>,
+    pub(crate) batch_id: Option<&'a str>,
+    pub(crate) batch_seq: Option<u64>,
+    pub(crate) batch_commit: Option<&'a [u8]>,
     pub(crate) fast_batch: bool,
+    /// Says something of a schedule.
     pub(crate) schedule: bool,
+    pub(crate) required_level: Option<u64>,
 }
 
 impl<'a> PublishHeaders<'a> {
@@ -43,8 +48,13 @@ impl<'a> PublishHeaders<'a> {
                 b"Expected-Last-Msg-Id" => first(&mut found.expected_last_id, text(value)),
                 b"Rollup" => first(&mut found.rollup, Some(value)),
                 b"TTL" => first(&mut found.ttl, Some(value)),
-                b"Incr" => found.counter = true,
-                b"Batch-Id" => found.batch = true,
+                b"Incr" => first(&mut found.increment, text(value)),
+                b"Batch-Id" => first(&mut found.batch_id, text(value)),
+                b"Batch-Sequence" => {
+                    first(&mut found.batch_seq, text(value).and_then(|seq| seq.parse().ok()))
+                }
+                b"Batch-Commit" => first(&mut found.batch_commit, Some(value)),
+                b"Required-Api-Level" => first(&mut found.required_level, Some(number(value))),
                 b"Fast-Batch" => found.fast_batch = true,
                 _ if rest.starts_with(b"Schedule") => found.schedule = true,
                 _ => {}
@@ -106,6 +116,28 @@ pub(crate) fn append(block: &mut Vec<u8>, name: &str, value: impl std::fmt::Disp
     block.truncate(block.len() - 2);
     // Writing to a vector cannot fail.
     let _ = write!(block, "{name}: {value}\r\n\r\n");
+}
+
+/// Gives a header another value in its place, or appends it.
+pub(crate) fn set(block: &mut Vec<u8>, name: &str, value: impl std::fmt::Display) {
+    let mut at = memchr_line(block).unwrap_or(0);
+    while at > 0 {
+        let Some(end) = memchr_line(&block[at..]) else { break };
+        let line = &block[at..at + end];
+        if line.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b":")) {
+            block.splice(at..at + end, format!("{name}: {value}\r\n").into_bytes());
+            return;
+        }
+        at += end;
+    }
+    append(block, name, value);
+}
+
+/// The block with another time to live.
+pub(crate) fn with_ttl(block: &[u8], seconds: i64) -> Vec<u8> {
+    let mut block = without(block, &["Nats-TTL:"]);
+    append(&mut block, "Nats-TTL", seconds);
+    block
 }
 
 /// The block without the lines whose names begin with one of these; nothing when no line is left.
@@ -175,6 +207,10 @@ mod tests {
         assert_eq!(without(&block, &["B"]), b"NATS/1.0\r\nA: 1\r\nAB: y\r\n\r\n");
         assert_eq!(without(&block, &["A", "B"]), b"");
         assert_eq!(without(b"", &["A"]), b"");
+        set(&mut block, "A", "2");
+        set(&mut block, "C", "3");
+        assert_eq!(block, b"NATS/1.0\r\nA: 2\r\nB: x\r\nAB: y\r\nC: 3\r\n\r\n");
+        assert_eq!(with_ttl(b"NATS/1.0\r\nNats-TTL: 2\r\n\r\n", 10), b"NATS/1.0\r\nNats-TTL: 10\r\n\r\n");
         assert_eq!(status("404 No Messages"), b"NATS/1.0 404 No Messages\r\n\r\n");
     }
 }

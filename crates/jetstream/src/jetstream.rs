@@ -230,9 +230,10 @@ impl JetStream {
         if let Some(id) = self.routes.find(message.subject) {
             self.touch(id);
             let room = self.check_bytes(id, message);
-            if let Some(stream) = self.stream_mut(id) {
+            if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) {
+                stream.now = now;
                 match room {
-                    Ok(()) => stream.publish(message, now, bus),
+                    Ok(()) => stream.publish(message, now, bus, &self.context),
                     Err(full) => stream.refuse(message.reply, &full, bus),
                 }
             }
@@ -288,12 +289,13 @@ impl JetStream {
             let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
             stream.now = now;
             stream.expire(now, bus);
+            stream.tick(now, bus, &self.context);
             stream.tick_consumers(now, bus, &self.context);
             if maintain {
                 let job = stream.idle_sync(bus);
                 jobs.extend(job.map(|job| SyncJob { stream: id, job }));
             }
-            if self.stream_mut(id).is_some_and(|stream| stream.dirty || stream.wake) {
+            if self.stream_mut(id).is_some_and(|stream| stream.dirty || stream.wake || stream.new_messages) {
                 self.touch(id);
             }
         }
@@ -311,7 +313,9 @@ impl JetStream {
         let transfers = self.backups.next_due(self.now);
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
-        let due = |stream: &mut Box<Stream>| [stream.next_expiry(), stream.next_consumer_due(now)];
+        let due = |stream: &mut Box<Stream>| {
+            [stream.next_expiry(), stream.next_tick(), stream.next_consumer_due(now)]
+        };
         let own = streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min();
         own.into_iter().chain(self.next_feed_due(now)).min()
     }

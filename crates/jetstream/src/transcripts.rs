@@ -263,3 +263,18 @@ fn mirrors_are_as_those_of_nats_server() {
 fn sources_are_as_those_of_nats_server() {
     replay("sources");
 }
+
+#[test]
+fn batches_are_as_those_of_nats_server() {
+    replay("batch");
+}
+
+#[test]
+fn counters_are_as_those_of_nats_server() {
+    replay("counters");
+}
+
+#[test]
+fn schedules_are_as_those_of_nats_server() {
+    replay("schedules");
+}

@@ -99,21 +99,53 @@ refusals! {
     invalid_priority_group = 400 10160 "Provided priority group does not exist for this consumer";
     empty_priority_group = 400 10161 "Group name cannot be an empty string";
     bad_priority_group = 400 10162 "Valid priority group name must match A-Z, a-z, 0-9, -_/=)+ and may not exceed 16 characters";
+    wrong_last_sequence_in_batch = 400 10164 "wrong last sequence";
     ttl_invalid = 400 10165 "invalid per-message TTL";
     ttl_disabled = 400 10166 "per-message TTL is disabled";
     counters_disabled = 400 10168 "message counters is disabled";
+    counter_missing = 400 10169 "message counter increment is missing";
+    counter_payload = 400 10170 "message counter has payload";
+    counter_invalid = 400 10171 "message counter increment is invalid";
+    counter_broken = 400 10172 "message counter is broken";
     atomic_disabled = 400 10174 "atomic publish is disabled";
+    batch_sequence_missing = 400 10175 "atomic publish sequence is missing";
+    batch_incomplete = 400 10176 "atomic publish batch is incomplete";
     push_with_priority_groups = 400 10178 "priority groups can not be used with push consumers";
+    batch_id_invalid = 400 10179 "atomic publish batch ID is invalid";
     ack_wait_negative = 400 10183 "consumer ack wait needs to be positive";
     backoff_negative = 400 10184 "consumer backoff needs to be positive";
     schedules_disabled = 400 10188 "message schedules is disabled";
+    schedule_pattern = 400 10189 "message schedules pattern is invalid";
+    schedule_target = 400 10190 "message schedules target is invalid";
+    schedule_ttl = 400 10191 "message schedules invalid per-message TTL";
+    schedule_rollup = 400 10192 "message schedules invalid rollup";
     missing_expected_sequence = 400 10193 "missing sequence for expected last sequence per subject";
     groups_without_policy = 400 10196 "consumer can not have priority groups when policy is none";
     pinned_ttl_without_policy = 400 10197 "PinnedTTL cannot be set when PriorityPolicy is none";
+    batch_commit_invalid = 400 10200 "atomic publish batch commit is invalid";
+    batch_duplicate = 400 10201 "atomic publish batch contains duplicate message id";
+    schedule_source = 400 10203 "message schedules source is invalid";
     batch_disabled = 400 10205 "batch publish is disabled";
 }
 
+refusals! {
+    required_level = 412 10185 "JetStream minimum api level required";
+    too_many_batches = 429 10210 "atomic publish too many inflight";
+    schedule_scheduler = 400 10212 "message schedules invalid scheduler";
+    schedule_zone = 400 10223 "message schedules time zone is invalid";
+}
+
 impl ApiError {
+    /// A message of an atomic batch asks for what cannot be had in one.
+    pub fn batch_unsupported(header: &str) -> Self {
+        Self::new(400, 10177, format!("atomic publish unsupported header used: {header}"))
+    }
+
+    /// An atomic batch has more messages than it may.
+    pub fn batch_too_large(max: usize) -> Self {
+        Self::new(400, 10199, format!("atomic publish batch is too large: {max}"))
+    }
+
     /// The request is no JSON, or not the JSON that is wanted.
     pub fn invalid_json(reason: impl std::fmt::Display) -> Self {
         Self::new(400, 10025, format!("invalid JSON: {reason}"))

@@ -159,13 +159,10 @@ pub struct StreamConfig {
     pub allow_msg_ttl: bool,
     #[serde(skip_serializing_if = "is_default")]
     pub subject_delete_marker_ttl: i64,
-    /// Refused.
     #[serde(skip_serializing_if = "is_default")]
     pub allow_msg_counter: bool,
-    /// Refused.
     #[serde(skip_serializing_if = "is_default")]
     pub allow_atomic: bool,
-    /// Refused.
     #[serde(skip_serializing_if = "is_default")]
     pub allow_msg_schedules: bool,
     #[serde(skip_serializing_if = "is_default")]
@@ -217,6 +214,11 @@ impl StreamConfig {
             self.allow_msg_ttl = true;
             self.allow_rollup_hdrs = true;
         }
+        if self.allow_msg_schedules {
+            // A schedule takes the place of the one before it, and goes when it is over.
+            self.allow_rollup_hdrs = true;
+            self.deny_purge = false;
+        }
         if self.deny_purge && self.allow_rollup_hdrs {
             return Err(ApiError::stream_config("roll-ups require the purge permission"));
         }
@@ -232,6 +234,7 @@ impl StreamConfig {
                 ));
             }
         }
+        self.check_kinds()?;
         self.check_subjects()?;
         self.check_transforms()?;
         self.durability(Durability::Group)?;
@@ -268,14 +271,31 @@ impl StreamConfig {
 
     /// A feature that is silently left out would lose somebody's messages.
     fn check_supported(&self) -> Result<(), ApiError> {
-        let wanted = [
-            (self.allow_msg_counter, "allow_msg_counter"),
-            (self.allow_atomic, "allow_atomic"),
-            (self.allow_msg_schedules, "allow_msg_schedules"),
-            (self.allow_batched, "allow_batched"),
-        ];
+        let wanted = [(self.allow_batched, "allow_batched")];
         match wanted.iter().find(|(wanted, _)| *wanted) {
             Some((_, feature)) => Err(ApiError::unsupported(feature)),
+            None => Ok(()),
+        }
+    }
+
+    /// What counters, batches and schedules cannot be together with.
+    fn check_kinds(&self) -> Result<(), ApiError> {
+        let counter = self.allow_msg_counter;
+        let refused = [
+            (counter && self.discard == Discard::New, "counter stream cannot use discard new"),
+            (counter && self.allow_msg_ttl, "counter stream cannot use message TTLs"),
+            (counter && self.retention != Retention::Limits, "counter stream can only use limits retention"),
+            (
+                self.allow_msg_schedules && self.discard == Discard::New,
+                "message scheduling cannot use discard new",
+            ),
+            (
+                self.allow_atomic && self.persist_mode == PersistMode::Async,
+                "async persist mode is not supported with atomic batch publish",
+            ),
+        ];
+        match refused.iter().find(|(wrong, _)| *wrong) {
+            Some((_, reason)) => Err(ApiError::stream_config(*reason)),
             None => Ok(()),
         }
     }
@@ -418,6 +438,12 @@ impl StreamConfig {
         if next.mirror.is_some() && self.mirror != next.mirror {
             return Err(ApiError::new(400, 10055, "stream mirror configuration can not be updated"));
         }
+        if self.allow_msg_counter != next.allow_msg_counter {
+            return refuse("stream configuration update can not change message counter setting");
+        }
+        if self.allow_msg_schedules && !next.allow_msg_schedules {
+            return refuse("message schedules can not be disabled");
+        }
         if self.persist_mode != next.persist_mode {
             return refuse("stream configuration update can not change persist mode");
         }
@@ -432,7 +458,8 @@ impl StreamConfig {
 
     /// The lowest API level that knows everything that is asked for here.
     pub(crate) fn required_level(&self) -> u8 {
-        if self.persist_mode == PersistMode::Async {
+        let kinds = self.allow_msg_counter || self.allow_atomic || self.allow_msg_schedules;
+        if kinds || self.persist_mode == PersistMode::Async {
             2
         } else {
             u8::from(self.allow_msg_ttl || self.subject_delete_marker_ttl > 0)

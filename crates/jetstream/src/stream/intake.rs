@@ -130,13 +130,13 @@ impl Stream {
             FeedKind::Mirror => self.take_mirrored(&subject, message, bus),
             FeedKind::Source => {
                 let label = feed.label(message.seq, message.subject);
-                self.take_sourced(&subject, message, &label, now, bus)
+                self.take_sourced(&subject, message, (&feed.origin, &label), now, bus)
             }
         };
         match outcome {
             Ok(()) => Taken::Done,
-            // It will not become smaller.
-            Err(Refusal::Request(error)) if is_too_large(&error) => Taken::Done,
+            // It will not become smaller, nor a counter.
+            Err(Refusal::Request(error)) if is_final(&error) => Taken::Done,
             Err(Refusal::Request(error)) => Taken::Later(error),
             Err(Refusal::Disk(error)) => {
                 self.write_failed(&error, bus);
@@ -185,7 +185,7 @@ impl Stream {
         &mut self,
         subject: &[u8],
         message: &Message<'_>,
-        label: &str,
+        (origin, label): (&str, &str),
         now: i64,
         bus: &mut impl Bus,
     ) -> Result<(), Refusal> {
@@ -197,7 +197,17 @@ impl Stream {
         let subject = transformed.as_deref().unwrap_or(subject);
         let mut headers = without(message.headers, &NOT_TAKEN);
         append(&mut headers, LABEL, label);
-        let incoming = Incoming { subject, reply: b"", headers: &headers, payload: message.payload };
+        let mut payload = message.payload;
+        let counted = if self.config.allow_msg_counter {
+            Some(self.count_sourced(subject, &headers, payload, (origin, message.subject))?)
+        } else {
+            None
+        };
+        if let Some(counted) = &counted {
+            headers.clone_from(&counted.headers);
+            payload = &counted.payload;
+        }
+        let incoming = Incoming { subject, reply: b"", headers: &headers, payload };
         let asked = PublishHeaders::read(&headers);
         if asked.msg_id.is_some_and(|id| self.dedupe.find(id).is_some()) {
             return Ok(());
@@ -215,6 +225,6 @@ impl Stream {
     }
 }
 
-fn is_too_large(error: &ApiError) -> bool {
-    [ApiError::message_too_large(), ApiError::header_too_large()].contains(error)
+fn is_final(error: &ApiError) -> bool {
+    [ApiError::message_too_large(), ApiError::header_too_large(), ApiError::counter_broken()].contains(error)
 }

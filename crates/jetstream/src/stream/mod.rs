@@ -1,8 +1,11 @@
 //! One stream: its store, its window of duplicates, the answers that wait for the disk. Publishing, expiry and reading
 //! are in the files below; the API's commands are beside it.
 
+mod batch;
 mod config;
 mod consumers;
+mod counter;
+mod cron;
 mod dedupe;
 mod expire;
 mod feed;
@@ -10,6 +13,7 @@ mod intake;
 mod publish;
 mod read;
 mod restore;
+mod schedule;
 mod source;
 mod transform;
 
@@ -42,9 +46,11 @@ use crate::consumer::Consumer;
 use crate::headers::PublishHeaders;
 use crate::options::Context;
 use crate::time::Time;
+use batch::Batches;
 use dedupe::Dedupe;
-use restore::is_restoring;
 use feed::Feed;
+use restore::is_restoring;
+use schedule::Schedules;
 use transform::Transform;
 
 /// The checkpoint that holds a stream's configuration.
@@ -76,6 +82,8 @@ pub(crate) struct Stream {
     /// What the configuration says, prepared.
     transform: Option<Transform>,
     republish: Option<Transform>,
+    batches: Batches,
+    schedules: Schedules,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
     /// Whether another takes from it.
@@ -99,6 +107,8 @@ pub(crate) struct Stream {
     /// Messages came in since consumers were last served.
     pub(crate) new_messages: bool,
     syncing: bool,
+    /// The last sync failed: the disk is asked again when somebody waits for it, and every some seconds.
+    ailing: bool,
     /// No message below it goes by age.
     age_cursor: u64,
     /// When a sequence was last used for a message that nobody wanted.
@@ -185,7 +195,9 @@ impl Stream {
             Ok(stream) => stream,
             Err(_) => return Ok(Opened { stream: None, findings, unfinished: false }),
         };
+        stream.drop_torn_batch()?;
         stream.refill_window(now);
+        stream.recall_schedules();
         stream.prepare_feeds();
         stream.recall_feeds();
         stream.load_consumers(now);
@@ -213,6 +225,8 @@ impl Stream {
             durability,
             dir,
             consumers: BTreeMap::new(),
+            batches: Batches::default(),
+            schedules: Schedules::default(),
             feeds: Vec::new(),
             is_origin: false,
             undone: 0,
@@ -225,6 +239,7 @@ impl Stream {
             dirty: true,
             new_messages: false,
             syncing: false,
+            ailing: false,
             age_cursor: 0,
             skipped_at: None,
         })
@@ -244,6 +259,17 @@ impl Stream {
             *last_id = id.map(Into::into);
             std::ops::ControlFlow::Continue(())
         });
+    }
+
+    /// Does what time asks for beside expiry and consumers.
+    pub(crate) fn tick(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
+        self.give_up_batches(now, bus, context);
+        self.publish_scheduled(now, bus);
+    }
+
+    /// When [`Stream::tick`] has something to do.
+    pub(crate) fn next_tick(&self) -> Option<i64> {
+        self.next_batch_due().into_iter().chain(self.schedules.next_due()).min()
     }
 
     fn save_meta(&mut self) -> Result<(), Error> {
@@ -269,6 +295,9 @@ impl Stream {
         self.transform = prepared_transform(&self.config);
         self.republish = prepared_republish(&self.config);
         self.prepare_feeds();
+        if self.config.allow_msg_schedules != before.allow_msg_schedules {
+            self.recall_schedules();
+        }
         self.age_cursor = 0;
         if self.config.max_msgs_per_subject != before.max_msgs_per_subject {
             self.enforce_all_subjects();
@@ -346,7 +375,8 @@ impl Stream {
             self.acks.release(bus);
             return None;
         }
-        self.next_sync(bus)
+        // A disk that refuses is not asked in a circle for what nobody waits for.
+        if self.ailing && self.acks.is_empty() { None } else { self.next_sync(bus) }
     }
 
     fn next_sync(&mut self, bus: &mut impl Bus) -> Option<SyncJob> {
@@ -388,7 +418,9 @@ impl Stream {
         context: &Context,
     ) -> Option<SyncJob> {
         self.syncing = false;
-        match self.store.synced(result) {
+        let synced = self.store.synced(result);
+        self.ailing = synced.is_err();
+        match synced {
             Ok(_) => self.acks.release_covered(bus),
             Err(error) => {
                 self.take_back(&error, true, bus);
@@ -419,6 +451,7 @@ impl Stream {
         self.dirty = true;
         self.dedupe.forget_above(kept);
         self.undone += 1;
+        self.recall_schedules();
         self.recall_feeds();
         self.age_cursor = 0;
         self.recount();

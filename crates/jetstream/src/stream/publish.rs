@@ -8,8 +8,9 @@ use super::config::{Discard, Retention};
 use super::{Stream, disk_refusal};
 use crate::api::ApiError;
 use crate::bus::{Bus, Incoming, publish};
-use crate::headers::{PublishHeaders, Ttl, append};
-use crate::time::Time;
+use crate::headers::{PublishHeaders, Ttl, append, with_ttl};
+use crate::options::{API_LEVEL, Context};
+use crate::time::{SECOND, Time};
 
 /// The largest header block.
 const HEADERS_MAX: usize = 64 << 10;
@@ -18,9 +19,11 @@ const FILE_OVERHEAD: usize = 30;
 const MEMORY_OVERHEAD: usize = 16;
 
 /// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Outcome {
     Stored(u64),
+    /// With the sum that is stored.
+    Counted(u64, String),
     Duplicate(u64),
 }
 
@@ -55,16 +58,27 @@ pub(super) enum Rollup {
 
 impl Stream {
     /// Stores a message or says why not; the answer comes when it is true.
-    pub(crate) fn publish(&mut self, message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+    pub(crate) fn publish(
+        &mut self,
+        message: &Incoming<'_>,
+        now: i64,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) {
         let transformed = self.transformed(message.subject);
         let message = &Incoming { subject: transformed.as_deref().unwrap_or(message.subject), ..*message };
         let asked = PublishHeaders::read(message.headers);
-        let last_on_subject = self.last_for_republish(message.subject);
-        match self.store_checked(message, &asked, now) {
+        if let Some(id) = asked.batch_id {
+            return self.publish_batched(message, &asked, id, now, bus, context);
+        }
+        match self.store_checked(message, &asked, now, bus) {
             Ok(Outcome::Stored(seq)) => {
                 self.new_messages = true;
-                self.republish(message, seq, last_on_subject, now, bus);
                 self.acknowledge(message.reply, seq, false, bus);
+            }
+            Ok(Outcome::Counted(seq, sum)) => {
+                self.new_messages = true;
+                self.acknowledge_with(message.reply, seq, &format!(",\"val\":\"{sum}\""), bus);
             }
             Ok(Outcome::Duplicate(seq)) => self.acknowledge(message.reply, seq, true, bus),
             Err(Refusal::Request(error)) => self.refuse(message.reply, &error, bus),
@@ -99,6 +113,18 @@ impl Stream {
         }
     }
 
+    /// Acknowledges with something behind the sequence.
+    pub(super) fn acknowledge_with(&mut self, reply: &[u8], seq: u64, more: &str, bus: &mut impl Bus) {
+        self.dirty = true;
+        if self.config.no_ack || reply.is_empty() {
+            return;
+        }
+        self.acks.stored_with(reply, seq, more);
+        if self.answers_at_once() {
+            self.acks.release(bus);
+        }
+    }
+
     pub(crate) fn refuse(&mut self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
         if !self.config.no_ack {
             self.acks.refuse_one(reply, error, bus);
@@ -110,19 +136,24 @@ impl Stream {
         message: &Incoming<'_>,
         asked: &PublishHeaders<'_>,
         now: i64,
+        bus: &mut impl Bus,
     ) -> Result<Outcome, Refusal> {
         if self.config.sealed {
             return Err(ApiError::stream_sealed().into());
         }
-        self.check_features(asked)?;
+        if asked.fast_batch {
+            return Err(ApiError::batch_disabled().into());
+        }
+        if asked.required_level.is_some_and(|level| level > u64::from(API_LEVEL)) {
+            return Err(ApiError::required_level().into());
+        }
+        let counted = self.count(message, asked, None)?;
         if asked.expected_stream.is_some_and(|stream| stream != self.config.name.as_bytes()) {
             return Err(ApiError::expected_stream().into());
         }
         let ttl = self.ttl(asked)?;
         self.check_expected(message.subject, asked)?;
-        if asked.schedule {
-            return Err(ApiError::schedules_disabled().into());
-        }
+        let schedule = self.check_schedule(message, asked, now)?;
         if let Some(id) = asked.msg_id {
             self.dedupe.forget_before(now - self.config.duplicate_window);
             if let Some(seq) = self.dedupe.find(id) {
@@ -135,8 +166,44 @@ impl Stream {
                 return Err(ApiError::wrong_last_id(last).into());
             }
         }
-        let rollup = self.rollup(asked)?;
-        self.store_passed(message, asked, ttl, rollup, now).map(Outcome::Stored)
+        let rollup = if schedule.is_some() { Rollup::Subject } else { self.rollup(asked)? };
+        let changed = match (&counted, self.raised_ttl(asked, ttl), &schedule) {
+            (Some(counted), ..) => Some(counted.headers.clone()),
+            (None, Some(seconds), None) => Some(with_ttl(message.headers, seconds)),
+            (None, Some(seconds), Some(schedule)) => {
+                Some(schedule.stored_headers(&with_ttl(message.headers, seconds)))
+            }
+            (None, None, Some(schedule)) => Some(schedule.stored_headers(message.headers)),
+            (None, None, None) => None,
+        };
+        let message = &Incoming {
+            headers: changed.as_deref().unwrap_or(message.headers),
+            payload: counted.as_ref().map_or(message.payload, |counted| &counted.payload),
+            ..*message
+        };
+        let last_on_subject = self.last_for_republish(message.subject);
+        let seq = self.store_passed(message, asked, ttl, rollup, now)?;
+        self.settle_schedule(message.subject, seq, schedule.map(|schedule| schedule.due()));
+        self.republish(message, seq, last_on_subject, now, bus);
+        Ok(match counted {
+            Some(counted) => Outcome::Counted(seq, counted.value()),
+            None => Outcome::Stored(seq),
+        })
+    }
+
+    /// What was stored on a subject is its schedule now, or ends it.
+    pub(super) fn settle_schedule(&mut self, subject: &[u8], seq: u64, due: Option<i64>) {
+        match due {
+            Some(due) => self.schedules.insert(subject, seq, due),
+            None if self.schedules.is_empty() => {}
+            None => self.schedules.remove(subject),
+        }
+    }
+
+    /// The seconds that a message lives when that is not what it asked for.
+    pub(super) fn raised_ttl(&self, asked: &PublishHeaders<'_>, ttl: Option<Ttl>) -> Option<i64> {
+        let (Some(Ttl::After(nanos)), Some(value)) = (ttl, asked.ttl) else { return None };
+        (Ttl::parse(value) != Ok(Ttl::After(nanos))).then_some(nanos / SECOND)
     }
 
     /// Stores what its headers do not speak against, and says under which sequence.
@@ -165,11 +232,7 @@ impl Stream {
         };
         let seq = self.store.append(&stored).map_err(Refusal::of)?;
         self.remember(asked, seq, now);
-        match rollup {
-            Rollup::None => {}
-            Rollup::Subject => self.drop_subject_before(message.subject, seq),
-            Rollup::All => self.drop_all_before(seq),
-        }
+        self.roll_up(rollup, message.subject, seq);
         if subject_is_full {
             self.enforce_subject(message.subject);
         }
@@ -177,20 +240,7 @@ impl Stream {
         Ok(seq)
     }
 
-    fn check_features(&self, asked: &PublishHeaders<'_>) -> Result<(), ApiError> {
-        if asked.batch {
-            return Err(ApiError::atomic_disabled());
-        }
-        if asked.fast_batch {
-            return Err(ApiError::batch_disabled());
-        }
-        if asked.counter {
-            return Err(ApiError::counters_disabled());
-        }
-        Ok(())
-    }
-
-    fn ttl(&self, asked: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
+    pub(super) fn ttl(&self, asked: &PublishHeaders<'_>) -> Result<Option<Ttl>, ApiError> {
         let Some(value) = asked.ttl else { return Ok(None) };
         if !self.config.allow_msg_ttl {
             return Err(ApiError::ttl_disabled());
@@ -203,6 +253,16 @@ impl Stream {
     }
 
     fn check_expected(&self, subject: &[u8], asked: &PublishHeaders<'_>) -> Result<(), ApiError> {
+        self.check_expected_behind(subject, asked, 0)
+    }
+
+    /// As if there were so many messages more.
+    pub(super) fn check_expected_behind(
+        &self,
+        subject: &[u8],
+        asked: &PublishHeaders<'_>,
+        more: u64,
+    ) -> Result<(), ApiError> {
         match asked.expected_subject_seq {
             Some(expected) => {
                 let subject = asked.expected_subject.unwrap_or(subject);
@@ -219,8 +279,9 @@ impl Stream {
             None if asked.expected_subject.is_some() => return Err(ApiError::missing_expected_sequence()),
             None => {}
         }
-        if asked.expected_last_seq.is_some_and(|expected| expected != self.store.last_seq()) {
-            return Err(ApiError::wrong_last_sequence(self.store.last_seq()));
+        let last = self.store.last_seq() + more;
+        if asked.expected_last_seq.is_some_and(|expected| expected != last) {
+            return Err(ApiError::wrong_last_sequence(last));
         }
         Ok(())
     }
@@ -283,7 +344,7 @@ impl Stream {
         Ok(full.is_some())
     }
 
-    fn counted(&self, message: &Incoming<'_>) -> u64 {
+    pub(super) fn counted(&self, message: &Incoming<'_>) -> u64 {
         let bytes = message.subject.len() + message.headers.len() + message.payload.len();
         let extra = match (self.store.is_file(), message.headers.is_empty()) {
             (true, true) => FILE_OVERHEAD,
@@ -321,6 +382,14 @@ impl Stream {
             self.consumers.values_mut().for_each(|consumer| consumer.on_removed(seq, now));
         }
         removed
+    }
+
+    pub(super) fn roll_up(&mut self, rollup: Rollup, subject: &[u8], seq: u64) {
+        match rollup {
+            Rollup::None => {}
+            Rollup::Subject => self.drop_subject_before(subject, seq),
+            Rollup::All => self.drop_all_before(seq),
+        }
     }
 
     fn drop_subject_before(&mut self, subject: &[u8], seq: u64) {
