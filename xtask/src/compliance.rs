@@ -25,7 +25,7 @@ pub(crate) enum Set {
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Which tests
-    #[arg(value_enum, default_value = "core")]
+    #[arg(value_enum, default_value = "single-node")]
     set: Set,
     /// Test this binary, such as a real nats-server, instead of building ours
     #[arg(long, value_name = "FILE")]

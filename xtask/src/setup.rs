@@ -14,9 +14,9 @@ use crate::{claude, fuzz, shell};
 
 /// The folder for installed things; git ignores it.
 pub(crate) const RIG: &str = ".rig";
-/// What the Python client test imports.
+/// What the tests with the Python client import.
 const REQUIREMENTS: &str = "crates/broker/tests/python/requirements.txt";
-/// What the JavaScript client test requires.
+/// What the tests with the JavaScript client require.
 const PACKAGE: &str = "crates/broker/tests/js/package.json";
 /// Unpacks a nats-server from Debian's package without installing it.
 const GET_NATS_SERVER: &str = "xtask/scripts/get-nats-server.sh";
@@ -27,7 +27,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(&rig).with_context(|| format!("cannot create {}", rig.display()))?;
     python(root, &rig)?;
     claude::install(&rig)?;
-    or_skip(javascript(root, &rig), "the test with the JavaScript client");
+    or_skip(javascript(root, &rig), "the tests with the JavaScript client");
     or_skip(nats_server(root, &rig), "the tests that compare with, or run on, a real nats-server");
     or_skip(fuzz::install(root, &rig).map(drop), "nothing, but `cargo xtask fuzz` cannot run");
     if !shell::succeeds("cargo", &["nextest", "--version"]) {
