@@ -13,9 +13,9 @@ use super::*;
 use crate::permissions::{AllowResponses, Rules};
 
 #[derive(Default)]
-struct Memory {
+pub(super) struct Memory {
     files: HashMap<PathBuf, Vec<u8>>,
-    variables: HashMap<String, String>,
+    pub(super) variables: HashMap<String, String>,
 }
 
 impl Outside for Memory {
@@ -28,7 +28,7 @@ impl Outside for Memory {
     }
 }
 
-fn memory(text: &str) -> Memory {
+pub(super) fn memory(text: &str) -> Memory {
     let mut memory = Memory::default();
     memory.files.insert("f".into(), text.into());
     memory
@@ -74,7 +74,7 @@ fn refused(text: &str) -> String {
     }
 }
 
-fn settings(text: &str) -> Settings {
+pub(super) fn settings(text: &str) -> Settings {
     Settings::load(Path::new("f"), &memory(text)).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
@@ -390,78 +390,6 @@ fn settings_that_need_nats_server_say_why() {
     ] {
         let error = invalid(text);
         assert!(error.contains(says), "{text}: {error}");
-    }
-}
-
-#[test]
-fn jetstream_is_switched_on_in_many_ways() {
-    for (text, enabled) in [
-        ("", false),
-        ("jetstream: true", true),
-        ("jetstream: enabled", true),
-        ("jetstream: Enable", true),
-        ("jetstream {}", true),
-        ("jetstream {enable: true}", true),
-        ("jetstream: false", false),
-        ("jetstream: disabled", false),
-        ("jetstream {enabled: false, max_mem: 1}", false),
-        ("store_dir: /x", false),
-    ] {
-        let read = settings(text);
-        assert_eq!((read.jetstream.enabled, read.warnings.len()), (enabled, 0), "{text}");
-    }
-}
-
-#[test]
-fn the_settings_of_jetstream_are_read() {
-    let read = settings(
-        "jetstream {store_dir: /x, max_mem: 64MB, max_file_store: \"1G\", domain: hub, strict: false, sync_interval: always\n\
-         limits {max_request_batch: 100, max_ack_pending: 500, duplicate_window: \"1m\", default_max_consumers: 7\n\
-         max_ha_assets: 3, batch {max_inflight_per_stream: 1, max_inflight_total: 2, max_msgs: 3, timeout: \"4s\"}}}\n\
-         accounts {A {users: [{user: a, password: b}], jetstream {max_mem: 1KB, disk: 2KB, streams: 3, max_consumers: 4\n\
-         max_ack_pending: 5, mem_max_stream_bytes: 6, store_max_stream_bytes: 7, max_bytes: true, cluster_traffic: owner}}}",
-    )
-    .jetstream;
-    assert_eq!(read.store_dir, Some("/x".into()));
-    assert_eq!((read.memory_bytes_max, read.storage_bytes_max), (Some(64 << 20), Some(1_000_000_000)));
-    assert_eq!((read.domain.as_deref(), read.lenient), (Some("hub"), true));
-    assert_eq!(read.durability, Some(Durability::Group));
-    let limits = read.limits;
-    assert_eq!((limits.request_batch_max, limits.ack_pending_max), (Some(100), Some(500)));
-    assert_eq!(limits.duplicate_window_max, Some(Duration::from_secs(60)));
-    assert_eq!((limits.consumers_default, limits.batches_per_stream_max), (Some(7), Some(1)));
-    assert_eq!((limits.batches_max, limits.batch_messages_max), (Some(2), Some(3)));
-    assert_eq!(limits.batch_timeout, Some(Duration::from_secs(4)));
-    assert_eq!(read.account.as_deref(), Some("A"));
-    let account = read.account_limits;
-    assert_eq!((account.memory_bytes_max, account.storage_bytes_max), (Some(1024), Some(2048)));
-    assert_eq!(
-        (account.streams_max, account.consumers_max, account.ack_pending_max),
-        (Some(3), Some(4), Some(5))
-    );
-    assert_eq!((account.memory_stream_bytes_max, account.storage_stream_bytes_max), (Some(6), Some(7)));
-    assert!(account.bytes_max_required);
-    // What tunes replicas and queues that are not here has no effect, and -1 is the default.
-    let read = settings(
-        "jetstream {max_mem_store: -1, unique_tag: \"az:\", max_outstanding_catchup: 64MB, max_buffered_msgs: 1\n\
-         request_queue_limit: 5, sync_interval: \"2m\", domain: \"\", limits {max_ack_pending: -1}}",
-    );
-    assert_eq!(read.jetstream, JetStreamSettings { enabled: true, ..JetStreamSettings::default() });
-}
-
-#[test]
-fn durability_is_chosen_by_its_own_key() {
-    for (text, durability) in [
-        ("", None),
-        ("durability: group", Some(Durability::Group)),
-        ("durability: process", Some(Durability::Process)),
-        ("durability: async", Some(Durability::Async)),
-        ("durability: group, sync_interval: always", Some(Durability::Group)),
-        ("durability: process, sync_interval: \"10s\"", Some(Durability::Process)),
-        // An interval weakens nothing.
-        ("sync: \"10s\"", None),
-    ] {
-        assert_eq!(settings(&format!("jetstream {{{text}}}")).jetstream.durability, durability, "{text}");
     }
 }
 
