@@ -47,9 +47,9 @@
 //!
 //! # Known limits
 //!
-//! Not there yet: atomic and fast batches, counters, message schedules,
-//! replay at the original pace, consumer reset. A configuration that asks for one is
-//! refused, naming it. Compression and placement are kept and have no effect. One account.
+//! Not there yet: fast batches, streams of other servers as mirrors and sources, ack policy `flow_control`. A
+//! configuration that asks for one is refused, naming it. Compression and placement are kept and have no effect. One
+//! account.
 #![forbid(unsafe_code)]
 
 mod acks;
@@ -77,6 +77,8 @@ mod stream;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_batches;
 #[cfg(test)]
 mod tests_consumers;
 #[cfg(test)]
