@@ -16,6 +16,7 @@
 //! long stalls the link, so that publishers wait as for any slow subscriber.
 
 mod bus;
+mod clock;
 mod syncs;
 
 use std::cell::RefCell;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use ostler_jetstream::{Incoming, JetStream, RouteChange};
 
 use self::bus::ShardBus;
+use self::clock::Clock;
 pub(super) use self::syncs::Synced;
 use self::syncs::Syncs;
 use super::Shard;
@@ -86,26 +88,6 @@ struct Queued {
     headers: usize,
 }
 
-/// The wall clock, read once per batch. Messages of one batch are a nanosecond apart, so that none has the time of
-/// another.
-#[derive(Default)]
-struct Clock {
-    batch: Option<Instant>,
-    nanos: i64,
-}
-
-impl Clock {
-    fn now(&mut self, batch: Instant) -> i64 {
-        if self.batch == Some(batch) {
-            self.nanos += 1;
-        } else {
-            self.batch = Some(batch);
-            self.nanos = unix_nanos();
-        }
-        self.nanos
-    }
-}
-
 impl Streams {
     /// The room of an open JetStream.
     pub(crate) fn new(opened: Option<Opened>) -> Self {
@@ -163,7 +145,7 @@ impl Shard {
         let batch = self.now;
         let room = self.streams.0.as_deref_mut()?;
         let jetstream = room.jetstream.take()?;
-        let now = room.clock.now(batch);
+        let now = room.clock.now(batch, unix_nanos);
         room.is_touched = true;
         let mut lent = Lent { jetstream: Some(jetstream), bus: ShardBus(RefCell::new(self)) };
         let (result, changes) = {
@@ -265,11 +247,8 @@ impl Shard {
                 } else if waiting <= stall_bytes / 2 {
                     room.link.release();
                 }
-                let wait = jetstream.next_due().map(|at| {
-                    let nanos = u64::try_from(at.saturating_sub(unix_nanos())).unwrap_or(0);
-                    Duration::from_nanos(nanos).clamp(SLEEP_MIN, SLEEP_MAX)
-                });
-                wait.map(|wait| now + wait)
+                let due = jetstream.next_due();
+                due.map(|due| now + room.clock.until(due, now).clamp(SLEEP_MIN, SLEEP_MAX))
             }
         };
         let due = if room.queue.is_empty() { due } else { Some(now + SLEEP_MIN) };
@@ -288,8 +267,9 @@ impl Shard {
         };
         room.is_touched = true;
         room.looked_at = None;
+        let time = room.clock.now(now, unix_nanos);
         let Some(jetstream) = room.jetstream.as_deref_mut() else { return };
-        if jetstream.next_due().is_some_and(|due| due <= unix_nanos()) {
+        if jetstream.next_due().is_some_and(|due| due <= time) {
             let jobs = self.call(|jetstream, bus, now| jetstream.on_tick(now, bus));
             self.begin_syncs(jobs.unwrap_or_default());
         }
