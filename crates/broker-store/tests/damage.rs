@@ -136,12 +136,19 @@ fn a_file_cut_at_any_length_is_noticed() {
     for ended in [EndedBy::Close, EndedBy::Kill] {
         for durability in [Durability::Group, Durability::Process] {
             each(durability, ended, |_, content, try_it| {
-                for place in places(content.len()) {
+                let used = used(content);
+                for place in places(content.len()).into_iter().filter(|place| *place < used) {
                     try_it(Some(content[..place].to_vec()), format!("cut to {place}"));
                 }
             });
         }
     }
+}
+
+/// How much of a file holds something. Zeros behind the log do not; as few as these may be the end of a record.
+fn used(content: &[u8]) -> usize {
+    let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    if content.len() - used < 16 { content.len() } else { used }
 }
 
 #[test]

@@ -84,6 +84,8 @@ mod tests_consumers;
 #[cfg(test)]
 mod tests_disk;
 #[cfg(test)]
+mod tests_trouble;
+#[cfg(test)]
 mod tests_features;
 #[cfg(test)]
 mod tests_feeds;

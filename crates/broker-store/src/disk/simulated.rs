@@ -42,6 +42,8 @@ struct State {
     /// Bytes that may still be written, when limited.
     space: Option<u64>,
     fail_syncs: u32,
+    /// Every change fails with this.
+    refuses: Option<io::ErrorKind>,
     /// From this operation on nothing works: the machine is off.
     off_at: Option<u64>,
     /// Something was asked of it when it was off.
@@ -141,6 +143,12 @@ impl SimulatedDisk {
         self.state().fail_syncs = count;
     }
 
+    /// Lets everything that would change something fail with this, as a disk that was mounted anew without the right to
+    /// write or that answers nothing but errors; `None` for a healthy one.
+    pub fn refuse(&self, kind: Option<io::ErrorKind>) {
+        self.state().refuses = kind;
+    }
+
     /// The disk as it is found after the power came back.
     pub fn after(&self, crash: Crash) -> Self {
         let state = self.state();
@@ -235,6 +243,9 @@ impl State {
         if self.off_at.is_some_and(|off| self.operations >= off) {
             self.is_off = true;
             return Err(io::Error::other("the power is off"));
+        }
+        if let Some(kind) = self.refuses {
+            return Err(kind.into());
         }
         self.operations += 1;
         Ok(())

@@ -24,6 +24,11 @@ const HANDLES_MAX: usize = 16;
 /// What is read at once by somebody who walks, and by somebody who jumps.
 const WALK_BYTES: u32 = 256 << 10;
 const JUMP_BYTES: u32 = 4 << 10;
+/// An open segment shorter than this is as long as what it holds: most streams are small.
+const ROOM_FROM: u32 = 16 << 10;
+/// The most zeros that stand behind what was written.
+const ROOM_MAX: u32 = 256 << 10;
+static ROOM: [u8; ROOM_MAX as usize] = [0; ROOM_MAX as usize];
 
 /// The name of the mark.
 pub(super) const MARK: &str = "mark";
@@ -47,6 +52,8 @@ pub(super) struct Files {
     tail_start: u32,
     pub(super) written: u32,
     pub(super) written_fold: Fold,
+    /// The open segment's file is so long: what is behind `written` is zeros.
+    room: u32,
     /// Durable up to here, in the open segment.
     pub(super) synced: u32,
     pub(super) synced_at: Point,
@@ -154,6 +161,7 @@ impl Files {
             tail_start: 0,
             written: 0,
             written_fold: Fold::default(),
+            room: 0,
             synced: 0,
             synced_at: Point::default(),
             synced_seq: 0,
@@ -220,12 +228,14 @@ impl Files {
         self.tail_start = len;
         self.written = len;
         self.written_fold = fold;
+        self.room = len;
         self.synced = 0;
         self.committed = 0;
     }
 
     /// Leaves the open segment, all of which is written.
     pub(super) fn retire_active(&mut self) {
+        self.trim();
         self.active = None;
         self.active_id = 0;
         self.tail.clear();
@@ -277,12 +287,43 @@ impl Files {
         }
         self.written = segment.len;
         self.written_fold = segment.fold;
+        self.room = self.room.max(self.written);
         if self.tail.len() > 2 * TAIL_KEPT {
             let dropped = self.tail.len() - TAIL_KEPT;
             self.tail.drain(..dropped);
             self.tail_start += dropped as u32;
         }
         Ok(())
+    }
+
+    /// Puts zeros behind what was written, when there is little room left: a sync of bytes that are on disk already
+    /// takes half as long as one of a file that grew. Whoever reads them takes them for the end of the file. That it
+    /// fails is no error: there is only less room.
+    pub(super) fn make_room(&mut self) {
+        let Some(file) = &self.active else { return };
+        if self.written < ROOM_FROM || self.written < self.room {
+            return;
+        }
+        let room = (self.written / 2).min(ROOM_MAX).next_multiple_of(4 << 10).min(ROOM_MAX);
+        if file.write_at(&ROOM[..room as usize], u64::from(self.written)).is_ok() {
+            self.room = self.written.saturating_add(room);
+        }
+    }
+
+    /// Takes the zeros away that stand behind what was written. Those that stay take space and nothing else.
+    pub(super) fn trim(&mut self) {
+        if self.room > self.written
+            && let Some(file) = &self.active
+            && file.set_len(u64::from(self.written)).is_ok()
+        {
+            self.room = self.written;
+        }
+    }
+
+    /// Leaves the open segment as long as what it holds, from here on.
+    pub(super) fn end_room(&mut self) {
+        self.trim();
+        self.room = u32::MAX;
     }
 
     /// Goes back to what was written, and says whether the file holds nothing else.
@@ -292,11 +333,13 @@ impl Files {
         segment.len = self.written.max(header::LEN as u32);
         segment.fold = self.written_fold;
         self.committed = 0;
+        self.room = self.written;
         self.active.as_ref().is_some_and(|file| file.set_len(u64::from(self.written)).is_ok())
     }
 
     /// Gives back the buffers of an idle stream.
     pub(super) fn shrink(&mut self) {
+        self.trim();
         if self.tail_start as usize + self.tail.len() == self.written as usize {
             self.tail_start = self.written;
             self.tail = Vec::new();

@@ -284,7 +284,7 @@ impl<'a> Recovery<'a> {
         self.store.segments[at].damaged = planned.header.is_none();
         // A closed segment's length is known; behind it may stand what was refused.
         let listed = planned.listed.filter(|listed| listed.closed);
-        let end = listed.map_or(bytes.len(), |listed| bytes.len().min(listed.len as usize));
+        let mut end = listed.map_or(bytes.len(), |listed| bytes.len().min(listed.len as usize));
         let promised = if index == self.evidence.until.0 { self.evidence.until.1 as usize } else { 0 };
         let promised = promised.max(planned.listed.map_or(0, |listed| listed.len as usize));
         let mut offset = header::LEN.min(end);
@@ -295,6 +295,11 @@ impl<'a> Recovery<'a> {
             if let Some(decoded) = decoded {
                 self.apply(at, offset as u32, &decoded);
                 offset += decoded.len;
+                continue;
+            }
+            if offset < end && bytes[offset..end].iter().all(|byte| *byte == 0) {
+                // Room for more, or bytes that never reached the disk: the file ends here.
+                end = offset;
                 continue;
             }
             let next = resync(&bytes[..end], self.salt(), planned.id, offset, self.store.last_seq);
@@ -313,7 +318,7 @@ impl<'a> Recovery<'a> {
                     return Ok(false);
                 }
                 Verdict::Damage => {
-                    self.damage(planned, at, offset, next, bytes);
+                    self.damage(planned, at, offset, next, &bytes[..end.max(offset).min(bytes.len())]);
                     let Some(next) = next else { break };
                     offset = next;
                 }

@@ -160,6 +160,9 @@ impl Store {
         }
         match files.write(active) {
             Ok(()) => {
+                if self.options.durability == Durability::Group {
+                    files.make_room();
+                }
                 self.keep();
                 self.mark_written();
                 Ok(())
@@ -332,13 +335,17 @@ impl Store {
         } else {
             ("the disk failed to sync; what it holds of them is copied to a new file", Some(()))
         };
-        self.findings.push(Finding::new(
+        let finding = Finding::new(
             Severity::Warning,
             format!("messages from {}", self.durable_seq() + 1),
             place,
             reason,
             "look at the disk; the store goes on in a new file",
-        ));
+        );
+        // A disk that fails again and again is one finding.
+        if !self.findings.iter().any(|known| known.severity == finding.severity && known.reason == finding.reason) {
+            self.findings.push(finding);
+        }
         // When this fails too, the next call that writes tries again.
         let _ = self.begin_segment(last_seq + 1);
         match source {
@@ -432,6 +439,9 @@ impl Store {
             files.dirty.extend(flight.segments);
             files.listing_changed = true;
             files.names_changed = true;
+        }
+        if let Some(files) = &mut self.files {
+            files.end_room();
         }
         self.sync_now()?;
         // A record says which part was durable, and the manifest how long that is.

@@ -155,9 +155,14 @@ impl Stream {
             if first > 1 {
                 stream.store.skip(first - 1)?;
             }
-            match restoring {
-                true => stream.mark_restoring(context),
-                false => stream.save_meta(),
+            if restoring {
+                return stream.mark_restoring(context);
+            }
+            stream.save_meta()?;
+            // Messages may be lost with the power where nobody promised them, but not the stream.
+            match stream.durability {
+                Durability::Group => Ok(()),
+                Durability::Process | Durability::Async => stream.sync_now(),
             }
         };
         match begin(&mut stream) {
@@ -277,6 +282,15 @@ impl Stream {
         let bytes = serde_json::to_vec(&meta).unwrap_or_default();
         self.dirty = true;
         self.store.save_checkpoint(META, META_VERSION, &bytes)
+    }
+
+    /// Makes durable what was written, on this thread.
+    fn sync_now(&mut self) -> Result<(), Error> {
+        self.store.write_out()?;
+        match self.store.sync_ticket()? {
+            Some(job) => self.store.synced(job.run()).map(|_| ()),
+            None => Ok(()),
+        }
     }
 
     /// Gives it another configuration, which is complete and checked.
