@@ -20,6 +20,8 @@ use ostler_wire::{
     StatusMessage, Timestamp,
 };
 
+use crate::audit::Pace;
+
 /// Requests that may wait for a host that has not been heard yet.
 pub(crate) const WAITING_MAX: usize = 64;
 
@@ -98,6 +100,8 @@ pub(crate) struct Agent {
     pub(crate) degraded: bool,
     /// Bytes of recorded output.
     pub(crate) log_bytes: u64,
+    /// How much of its doing the audit is told.
+    pub(crate) pace: Pace,
 }
 
 impl Agent {
@@ -112,6 +116,7 @@ impl Agent {
             facts: None,
             degraded: false,
             log_bytes: 0,
+            pace: Pace::default(),
         }
     }
 

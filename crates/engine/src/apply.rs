@@ -47,6 +47,7 @@ impl State {
                 facts::ask_silent(self, out);
                 remove::tick(self, out);
                 relaunch::tick(self, out, moment);
+                audit::tick(self, out, moment.now);
                 // Forgives everybody a sleep of ours, so before anybody is taken for gone.
                 stale::tick(self, out, moment.now);
                 neighbours::tick(self, bus, moment.now);

@@ -9,9 +9,11 @@
 //! | every kind of event | it is recorded: states, launches, alerts, the daemon's start and end |
 //! | `tool.use` `tool.result` `approval.permission` | the agent's CLI tells it |
 //! | `hook.{event}` `approval.stop` | the agent's hooks and questions are heard |
+//! | `audit.flood` | an agent did so much in a minute that the rest is told by its number only |
 //! | `audit.lost` | too much waited, and what happened meanwhile is told by its number only |
 
 mod courier;
+mod pace;
 mod stream;
 
 use ostler_client::Message;
@@ -23,6 +25,7 @@ use ostler_wire::{
 use serde_json::{Value, json};
 
 pub(crate) use courier::{Courier, News, Route};
+pub(crate) use pace::Pace;
 
 use crate::agent::Afterwards;
 use crate::outcome::Outcome;
@@ -85,9 +88,33 @@ impl State {
     }
 }
 
+/// Whether the pace of an agent admits one more entry about its doing.
+fn admits(state: &mut State, id: &AgentId, now: Timestamp) -> bool {
+    state.agents.get_mut(id).is_none_or(|agent| agent.pace.admits(now))
+}
+
+/// Tells what was left out of floods that are over.
+pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
+    if !state.policy.audit {
+        return;
+    }
+    let floods: Vec<_> = state
+        .agents
+        .iter_mut()
+        .filter_map(|(id, agent)| Some((id.clone(), agent.pace.take_left_out(now)?)))
+        .collect();
+    for (id, left_out) in floods {
+        let text = format!("{id}: {left_out} more in a minute are not told one by one");
+        let mut details = JsonMap::new();
+        details.insert("left_out".into(), left_out.into());
+        let by = Some("daemon".to_owned());
+        state.tell(out, now, Told { kind: "audit.flood", agent: Some(&id), by, text, details });
+    }
+}
+
 /// Somebody asks an agent of ours for something.
 pub(crate) fn control(
-    state: &State,
+    state: &mut State,
     out: &mut Outcome,
     now: Timestamp,
     id: &AgentId,
@@ -107,6 +134,9 @@ pub(crate) fn control(
     let details = details_of(message);
     // The fleet monitor's way of giving a turn.
     if *topic == AgentTopic::Command && details.get("type").is_some_and(|kind| kind == "task") {
+        return;
+    }
+    if !admits(state, id, now) {
         return;
     }
     let verb = match topic {
@@ -212,14 +242,14 @@ fn command(
 
 /// An agent's hook or question was heard.
 pub(crate) fn heard(
-    state: &State,
+    state: &mut State,
     out: &mut Outcome,
     now: Timestamp,
     id: &AgentId,
     topic: &AgentTopic,
     message: &Message,
 ) {
-    if !state.agents.contains_key(id) {
+    if !state.agents.contains_key(id) || !admits(state, id, now) {
         return;
     }
     let (kind, text) = match topic {
@@ -232,7 +262,7 @@ pub(crate) fn heard(
 }
 
 /// An agent's CLI told what it does.
-pub(crate) fn did(state: &State, out: &mut Outcome, now: Timestamp, id: &AgentId, event: &AgentEvent) {
+pub(crate) fn did(state: &mut State, out: &mut Outcome, now: Timestamp, id: &AgentId, event: &AgentEvent) {
     let (kind, text, details) = match event {
         AgentEvent::ToolUse { tool_use_id, name, input } => (
             "tool.use",
@@ -252,6 +282,9 @@ pub(crate) fn did(state: &State, out: &mut Outcome, now: Timestamp, id: &AgentId
         ),
         _ => return,
     };
+    if !admits(state, id, now) {
+        return;
+    }
     let details = details.as_object().cloned().unwrap_or_default();
     let by = Some("agent".to_owned());
     state.tell(out, now, Told { kind, agent: Some(id), by, text, details });

@@ -141,3 +141,15 @@ fn without_an_audit_nothing_is_told() {
     let mut world = World::running("a", RestartPolicy::OnFailure);
     assert!(kinds(&world.control("a", AgentTopic::Stop)).is_empty());
 }
+
+#[test]
+fn a_flood_is_told_by_its_number_and_drives_nothing_out() {
+    let mut world = running();
+    let flood: usize = (0..2000).map(|_| kinds(&world.control("a", AgentTopic::Pause)).len()).sum();
+    assert_eq!(flood, 600);
+    assert!(kinds(&world.tick(1_000)).is_empty(), "the minute is not over");
+    let out = world.tick(60_000);
+    let fact = told(&out).into_iter().find(|fact| fact.kind == "audit.flood").unwrap();
+    assert_eq!(fact.details["left_out"], 1400);
+    assert_eq!(kinds(&world.control("a", AgentTopic::Pause)), ["command.pause"]);
+}
