@@ -336,8 +336,8 @@ impl JetStream {
         }
         let mut first = Ok(());
         for stream in self.streams.into_iter().flatten() {
-            let name = stream.config.name;
-            if let Err(source) = stream.store.close()
+            let name = stream.config.name.clone();
+            if let Err(source) = stream.close(self.now)
                 && first.is_ok()
             {
                 first = Err(OpenError::Stream { name, source });

@@ -66,10 +66,10 @@ mod headers;
 mod jetstream;
 mod limits;
 #[cfg(test)]
-mod model;
-#[cfg(test)]
 mod nonsense;
 mod options;
+#[cfg(test)]
+mod oracle;
 mod report;
 mod routes;
 mod stream;
@@ -87,6 +87,8 @@ mod tests_disk;
 mod tests_trouble;
 #[cfg(test)]
 mod tests_features;
+#[cfg(test)]
+mod tests_oracle;
 #[cfg(test)]
 mod tests_feeds;
 mod time;

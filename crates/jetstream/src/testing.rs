@@ -94,6 +94,14 @@ impl Rig {
         recovered
     }
 
+    /// In order: nothing is gone.
+    pub(crate) fn close_and_restart(&mut self) -> Vec<Recovered> {
+        if let Some(jetstream) = self.jetstream.take() {
+            jetstream.close().unwrap();
+        }
+        self.restart()
+    }
+
     pub(crate) fn jetstream(&mut self) -> &mut JetStream {
         self.jetstream.as_mut().unwrap()
     }
@@ -120,6 +128,16 @@ impl Rig {
     /// Sends a message and says what was answered.
     pub(crate) fn ask(&mut self, subject: &str, payload: &str) -> Vec<Sent> {
         self.ask_with(subject, "", payload)
+    }
+
+    /// Sends a message and leaves what was answered where it is.
+    pub(crate) fn send_to(&mut self, subject: &str, reply: &str, payload: &str) {
+        self.send(&Incoming {
+            subject: subject.as_bytes(),
+            reply: reply.as_bytes(),
+            headers: b"",
+            payload: payload.as_bytes(),
+        });
     }
 
     pub(crate) fn ask_with(&mut self, subject: &str, headers: &str, payload: &str) -> Vec<Sent> {

@@ -102,7 +102,7 @@ impl Consumer {
 
     fn choose_again<B: Bus>(&mut self, ground: &mut Ground<'_, B>) -> Option<Chosen> {
         while let Some(seq) = self.redeliver.front().copied() {
-            let Some(entry) = self.pending.get(seq).copied() else {
+            let Some(entry) = self.pending.get(seq).copied().filter(|entry| entry.queued) else {
                 self.redeliver.pop_front();
                 continue;
             };

@@ -263,6 +263,10 @@ impl Consumer {
 
     /// A message was taken out of the stream.
     pub(crate) fn on_removed(&mut self, seq: u64, now: i64) {
+        if let Ok(at) = self.upcoming.binary_search(&seq) {
+            self.upcoming.remove(at);
+            self.unsaved = true;
+        }
         if self.pending.remove(seq).is_some() {
             // What is gone is as good as acknowledged.
             self.raise_floor();
@@ -279,18 +283,25 @@ impl Consumer {
         };
     }
 
+    /// Messages that wait to be delivered again. What was acknowledged meanwhile stands in the queue until it is found.
+    fn num_again(&self) -> u64 {
+        let waits = |seq: &&u64| self.pending.get(**seq).is_some_and(|entry| entry.queued);
+        self.redeliver.iter().filter(waits).count() as u64
+    }
+
     /// Many messages were taken out of the stream.
-    pub(crate) fn on_purged(&mut self, store: &Store) {
+    pub(crate) fn on_purged(&mut self, store: &mut Store) {
         self.ahead = None;
         // What is gone was as good as acknowledged.
-        let gone = |seq: u64| seq < store.first_seq();
+        let first = store.first_seq();
+        let gone = |seq: u64| seq < first;
         while let Some(first) = self.pending.first().copied().filter(|entry| gone(entry.seq)) {
             self.pending.remove(first.seq);
         }
         self.redeliver.retain(|seq| !gone(*seq));
-        self.upcoming.retain(|seq| !gone(*seq));
-        self.next_seq = self.next_seq.max(store.first_seq());
-        self.delivered.seq = self.delivered.seq.max(store.first_seq() - 1);
+        self.upcoming.retain(|seq| !matches!(store.get(*seq), Ok(None)));
+        self.next_seq = self.next_seq.max(first);
+        self.delivered.seq = self.delivered.seq.max(first - 1);
         self.raise_floor();
         self.unsaved = true;
     }

@@ -143,7 +143,7 @@ impl Consumer {
         }
         let mut no_wait = request.no_wait;
         if no_wait {
-            let there = self.num_pending(ground.store) + self.redeliver.len() as u64;
+            let there = self.num_pending(ground.store) + self.num_again();
             let wanted: u64 = self.waiting.iter().map(|waiting| waiting.left).sum();
             match there {
                 0 if request.expires == 0 => return Err("404 No Messages".to_owned()),

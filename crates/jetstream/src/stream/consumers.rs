@@ -84,6 +84,13 @@ impl Stream {
         outcome
     }
 
+    /// Saves where everybody stands, and writes and syncs everything.
+    pub(crate) fn close(mut self, now: i64) -> Result<(), Error> {
+        self.consumers.values_mut().for_each(|consumer| consumer.save_now |= consumer.unsaved);
+        let saved = self.save_consumers(now);
+        saved.and(self.store.close())
+    }
+
     /// When something has to be done for a consumer.
     pub(crate) fn next_consumer_due(&self, now: i64) -> Option<i64> {
         let lagging = self.lagging.then_some(now);

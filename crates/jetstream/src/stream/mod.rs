@@ -474,8 +474,9 @@ impl Stream {
     /// Messages went in another way than one by one.
     fn recount(&mut self) {
         for consumer in self.consumers.values_mut() {
-            consumer.on_purged(&self.store);
+            consumer.on_purged(&mut self.store);
         }
+        self.wake = true;
     }
 
     fn last_on_filter(&self, filter: &[u8]) -> Option<u64> {
@@ -498,6 +499,8 @@ impl Stream {
             Ok(true) => {
                 let now = self.now;
                 self.consumers.values_mut().for_each(|consumer| consumer.on_removed(seq, now));
+                // What was out is not out any more: there is room for more.
+                self.wake = true;
                 Ok(())
             }
             Ok(false) if (self.store.first_seq()..=self.store.last_seq()).contains(&seq) => {
