@@ -3,7 +3,8 @@
 //! The chore builds the binary, then itself with the feature `bench`, which brings a bus client, and runs that. Each
 //! figure is the median of at least ten rounds; what is compared is measured in the same run, in turns.
 //!
-//! `bench broker` does the same for the message server alone, beside a nats-server, with the feature `bench-broker`.
+//! `bench broker` does the same for the message server alone, and `bench jetstream` for its streams, beside a
+//! nats-server, with the feature `bench-broker`.
 
 #[cfg(feature = "bench")]
 pub(crate) mod agent;
