@@ -28,6 +28,9 @@ pub(crate) struct Info<'a> {
     /// The second name of JetStream's API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) domain: Option<&'a str>,
+    /// What of JetStream's API is known here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) api_lvl: Option<u8>,
     #[serde(skip_serializing_if = "is_false")]
     pub(crate) tls_required: bool,
     /// The client must show a certificate.
@@ -159,6 +162,7 @@ mod tests {
             headers: true,
             jetstream: false,
             domain: None,
+            api_lvl: None,
             tls_required: false,
             tls_verify: false,
             tls_available: false,
@@ -173,7 +177,7 @@ mod tests {
             acc_is_sys: false,
         };
         let json = serde_json::to_string(&info).unwrap();
-        for key in ["jetstream", "domain", "auth_required", "nonce", "connect_info", "tls", "acc"] {
+        for key in ["jetstream", "domain", "api_lvl", "auth_required", "nonce", "connect_info", "tls", "acc"] {
             assert!(!json.contains(key), "{json}");
         }
     }

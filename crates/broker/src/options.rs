@@ -286,7 +286,8 @@ impl Builder {
         if let Some(options) = &self.jetstream {
             let account =
                 self.jetstream_account.clone().filter(|name| name != crate::accounts::GLOBAL_ACCOUNT);
-            return Announced { is_on: true, domain: options.domain.clone(), account };
+            let (domain, api_level) = (options.domain.clone(), Some(ostler_jetstream::API_LEVEL));
+            return Announced { is_on: true, domain, api_level, account };
         }
         Announced::default()
     }

@@ -62,6 +62,7 @@ pub(crate) struct Shared {
 pub(crate) struct Announced {
     pub(crate) is_on: bool,
     pub(crate) domain: Option<String>,
+    pub(crate) api_level: Option<u8>,
     /// Whose users have streams, if not those of the account of everybody.
     pub(crate) account: Option<String>,
 }
@@ -138,6 +139,7 @@ impl Shared {
             headers: true,
             jetstream: self.jetstream.is_on,
             domain: self.jetstream.domain.as_deref(),
+            api_lvl: self.jetstream.api_level,
             tls_required: allows_plain == Some(false),
             tls_verify: false,
             tls_available: allows_plain == Some(true),

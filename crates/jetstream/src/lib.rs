@@ -105,7 +105,7 @@ pub use consumer::{
 };
 pub use jetstream::{JetStream, OpenError, Recovered, RouteChange, SyncJob, SyncResult};
 pub use limits::ServerLimits;
-pub use options::Options;
+pub use options::{API_LEVEL, Options};
 pub use ostler_broker_store::{Durability, Finding};
 pub use report::Totals;
 pub use stream::{

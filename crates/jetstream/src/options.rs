@@ -13,7 +13,7 @@ use crate::api::{AccountLimits, Strictness};
 use crate::limits::ServerLimits;
 
 /// What of nats-server's JetStream API is known here.
-pub(crate) const API_LEVEL: u8 = 5;
+pub const API_LEVEL: u8 = 5;
 
 /// How a JetStream is to be.
 #[derive(Debug, Clone)]

@@ -189,6 +189,7 @@ impl Shard {
             headers: true,
             jetstream: shared.jetstream.is_on,
             domain: shared.jetstream.domain.as_deref(),
+            api_lvl: shared.jetstream.api_level,
             tls_required: terms.is_required,
             tls_verify: terms.verifies_clients,
             tls_available: terms.is_available,

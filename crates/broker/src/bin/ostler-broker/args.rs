@@ -140,7 +140,7 @@ pub(crate) fn parse(arguments: Vec<String>) -> Result<Args, String> {
             "tlscert" => args.tls_cert = Some(value()?.into()),
             "tlskey" => args.tls_key = Some(value()?.into()),
             "tlscacert" => args.tls_ca = Some(value()?.into()),
-            "sd" | "store_dir" => args.store_dir = Some(value()?.into()),
+            "sd" | "store_dir" => args.store_dir = Some(directory(name, value()?)?),
             "durability" => args.durability = Some(durability(&value()?)?),
             "sl" | "signal" => args.action = Action::Signal(value()?),
             "shards" => args.shards = Some(shards(&value()?)?),
@@ -194,6 +194,13 @@ fn port(name: &str, text: &str) -> Result<i32, String> {
 fn shards(text: &str) -> Result<usize, String> {
     let number = text.parse().ok().filter(|shards| *shards > 0);
     number.ok_or_else(|| format!("invalid value {text:?} for flag -shards: a number of threads, at least 1"))
+}
+
+fn directory(name: &str, text: String) -> Result<PathBuf, String> {
+    match text.is_empty() {
+        true => Err(format!("flag -{name}: the name of a directory is missing")),
+        false => Ok(text.into()),
+    }
 }
 
 fn durability(text: &str) -> Result<Durability, String> {
@@ -260,6 +267,7 @@ mod tests {
             ("-p abc", "invalid value \"abc\" for flag -p"),
             ("-p 70000", "to 65535"),
             ("-p", "flag needs an argument: -p"),
+            ("-sd=", "flag -sd: the name of a directory is missing"),
             ("--durability sometimes", "group, process or async"),
             ("--shards 0", "invalid value \"0\" for flag -shards"),
             ("-zz", "flag provided but not defined: -zz"),

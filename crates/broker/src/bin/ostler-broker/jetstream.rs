@@ -2,7 +2,7 @@
 //! words where harnesses wait for them.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ostler_broker::conf::{Durability, JetStreamSettings, Settings};
 use ostler_broker::jetstream::{self, ServerLimits, Snapshot, Strictness};
@@ -119,9 +119,11 @@ fn has_streams_of_nats_server(store_dir: &Path) -> bool {
     inside(&store_dir.join(THEIRS)).any(|account| inside(&account.join("streams")).next().is_some())
 }
 
-/// Tells of what was opened.
-pub(crate) fn announce(server: &Server, settings: &JetStreamSettings, log: &Log) {
-    let Ok(Some(Snapshot { account, store_dir, recovered, .. })) = server.jetstream() else { return };
+/// Tells what is about to be opened: reading large streams takes a while.
+pub(crate) fn announce(settings: &JetStreamSettings, log: &Log) {
+    if !settings.enabled {
+        return;
+    }
     let limit = |bytes: Option<i64>| bytes.map_or("unlimited".to_owned(), friendly);
     let durability = match settings.durability.unwrap_or_default() {
         Durability::Group => "group (acknowledged messages survive a power cut)",
@@ -133,21 +135,24 @@ pub(crate) fn announce(server: &Server, settings: &JetStreamSettings, log: &Log)
     log.info(format_args!("  Strict:          {}", !settings.lenient));
     log.info(format_args!("  Max Memory:      {}", limit(settings.memory_bytes_max.or_else(memory_share))));
     log.info(format_args!("  Max Storage:     {}", limit(settings.storage_bytes_max)));
-    log.info(format_args!("  Store Directory: {:?}", store_dir.display().to_string()));
+    log.info(format_args!("  Store Directory: {:?}", directory(settings).display().to_string()));
     if let Some(domain) = &settings.domain {
         log.info(format_args!("  Domain:          {domain}"));
     }
-    log.info(format_args!("  API Level:       {}", account.api.level));
+    log.info(format_args!("  API Level:       {}", jetstream::API_LEVEL));
     log.info(format_args!("  Durability:      {durability}"));
     log.info("-------------------------------------------");
+}
+
+/// Tells what came back since `started`. What is damaged the library has said.
+pub(crate) fn tell_restored(server: &Server, settings: &JetStreamSettings, started: Instant, log: &Log) {
+    let Ok(Some(Snapshot { recovered, .. })) = server.jetstream() else { return };
+    let account = settings.account.as_deref().unwrap_or("$G");
     for stream in recovered.iter().filter(|stream| stream.served) {
-        log.info(format_args!(
-            "  Restored {} messages for stream '{} > {}'",
-            stream.messages,
-            settings.account.as_deref().unwrap_or("$G"),
-            stream.stream
-        ));
+        let (name, messages) = (&stream.stream, stream.messages);
+        log.info(format_args!("  Restored {messages} messages for stream '{account} > {name}'"));
     }
+    log.info(format_args!("Took {:?} to start JetStream", started.elapsed()));
 }
 
 /// `64.00 MB`, as nats-server writes sizes.

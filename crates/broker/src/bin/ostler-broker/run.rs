@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
+use std::time::Instant;
 
 use ostler_broker::conf::Settings;
 use ostler_broker::{Server, Users};
@@ -116,12 +117,14 @@ fn start(
     if let Some(path) = &settings.pid_file {
         write_pid(path)?;
     }
+    jetstream::announce(&settings.jetstream, log);
+    let started = Instant::now();
     let server = builder.start().map_err(|error| explain(&error))?;
     log.info(format_args!("  Server id: {}", server.server_id()));
     if let Some(path) = &args.config {
         log.info(format_args!("Using configuration file: {}", options::shown(path)));
     }
-    jetstream::announce(&server, &settings.jetstream, log);
+    jetstream::tell_restored(&server, &settings.jetstream, started, log);
     let addresses = announce(&server, settings, log);
     for warning in options::warnings(settings, server.local_addr()) {
         log.warn(warning);
