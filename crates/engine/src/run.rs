@@ -204,14 +204,16 @@ impl Loop {
                 outcome.writes.push(Write::Announced(seq));
             }
             let recorded_before = self.recorded;
-            let is_carried = outcome.writes.iter().any(is_carried);
+            let (told, wished) = (outcome.writes.iter().any(is_told), outcome.writes.iter().any(is_wish));
             if let Some(ended) = self.write(&mut outcome).await? {
                 self.settle().await;
                 self.end_audit().await;
                 return Ok(ended);
             }
-            if let Some(courier) = self.courier.as_ref().filter(|_| is_carried) {
-                courier.nudge();
+            match &self.courier {
+                Some(courier) if wished => courier.wish(),
+                Some(courier) if told => courier.nudge(),
+                _ => {}
             }
             self.acknowledge(outcome.acks.into_values()).await?;
             let ended = self.perform(outcome.effects).await?;
@@ -300,12 +302,14 @@ async fn audit_route(
     Ok(Some(route))
 }
 
-/// Whether the courier has something to do after it.
-fn is_carried(write: &Write) -> bool {
-    matches!(
-        write,
-        Write::AppendAudit(_) | Write::PutAgent(_) | Write::SetDesired(..) | Write::RemoveAgent(_)
-    )
+/// Whether the audit has more to carry after it.
+fn is_told(write: &Write) -> bool {
+    matches!(write, Write::AppendAudit(_))
+}
+
+/// Whether it changes what is wanted of an agent.
+fn is_wish(write: &Write) -> bool {
+    matches!(write, Write::PutAgent(_) | Write::SetDesired(..) | Write::RemoveAgent(_))
 }
 
 /// The bus is closed for good.

@@ -18,6 +18,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,6 +80,8 @@ pub(crate) enum Fault {
 #[derive(Debug)]
 pub(crate) struct Courier {
     nudge: Arc<Notify>,
+    /// Whether a wish changed since the bucket was last brought up to them.
+    wishes: Arc<AtomicBool>,
     status: watch::Receiver<AuditStatus>,
     task: JoinHandle<()>,
 }
@@ -88,13 +91,27 @@ impl Courier {
     pub(crate) fn start(route: Route, events: mpsc::Sender<Event>) -> Self {
         let nudge = Arc::new(Notify::new());
         let (status_tx, status) = watch::channel(AuditStatus::default());
-        let rounds = Rounds { route, nudge: Arc::clone(&nudge), events, status: status_tx, trouble: None };
-        Self { nudge, status, task: tokio::spawn(rounds.run()) }
+        let wishes = Arc::new(AtomicBool::new(true));
+        let rounds = Rounds {
+            route,
+            nudge: Arc::clone(&nudge),
+            wishes: Arc::clone(&wishes),
+            events,
+            status: status_tx,
+            trouble: None,
+        };
+        Self { nudge, wishes, status, task: tokio::spawn(rounds.run()) }
     }
 
     /// Something waits.
     pub(crate) fn nudge(&self) {
         self.nudge.notify_one();
+    }
+
+    /// What is wanted of an agent changed.
+    pub(crate) fn wish(&self) {
+        self.wishes.store(true, Ordering::Release);
+        self.nudge();
     }
 
     /// How the audit fares.
@@ -287,6 +304,7 @@ struct Trouble {
 struct Rounds {
     route: Route,
     nudge: Arc<Notify>,
+    wishes: Arc<AtomicBool>,
     events: mpsc::Sender<Event>,
     status: watch::Sender<AuditStatus>,
     trouble: Option<Trouble>,
@@ -317,13 +335,18 @@ impl Rounds {
     }
 
     async fn round(&mut self) -> Result<(), Fault> {
-        if self.route.joined.is_none()
-            && let Some(tampered) = self.route.join().await?
-        {
-            tracing::error!("{tampered}");
-            self.tell(News::Tampered(tampered)).await;
+        if self.route.joined.is_none() {
+            // Whatever the bucket has by now is compared with what is wanted.
+            self.wishes.store(true, Ordering::Release);
+            if let Some(tampered) = self.route.join().await? {
+                tracing::error!("{tampered}");
+                self.tell(News::Tampered(tampered)).await;
+            }
         }
-        self.route.publish_desired().await?;
+        // A fault joins anew, which sets it again.
+        if self.wishes.swap(false, Ordering::AcqRel) {
+            self.route.publish_desired().await?;
+        }
         loop {
             let more = self.route.carry().await?;
             self.show().await?;
