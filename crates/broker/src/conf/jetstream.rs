@@ -78,14 +78,6 @@ pub struct JetStreamLimits {
     pub duplicate_window_max: Option<Duration>,
     /// `default_max_consumers`: consumers of a stream that sets no limit.
     pub consumers_default: Option<i64>,
-    /// `batch.max_inflight_per_stream`: atomic batches of one stream that are open at a time.
-    pub batches_per_stream_max: Option<i64>,
-    /// `batch.max_inflight_total`: of all streams.
-    pub batches_max: Option<i64>,
-    /// `batch.max_msgs`: messages in one batch.
-    pub batch_messages_max: Option<i64>,
-    /// `batch.timeout`: after which a batch that goes on no further is given up.
-    pub batch_timeout: Option<Duration>,
 }
 
 /// `accounts.NAME.jetstream {...}`; what is absent has no limit.
@@ -252,23 +244,14 @@ fn durability(fields: &mut Fields<'_>) -> Option<Durability> {
 
 fn limits(block: &Block, notes: &Notes) -> JetStreamLimits {
     let mut fields = Fields::new("jetstream.limits.", block, notes);
-    let mut limits = JetStreamLimits {
+    let limits = JetStreamLimits {
         request_batch_max: number(&mut fields, &["max_request_batch"]),
         ack_pending_max: number(&mut fields, &["max_ack_pending"]),
         duplicate_window_max: time(&mut fields, &["duplicate_window"]),
         consumers_default: number(&mut fields, &["default_max_consumers"]),
-        ..JetStreamLimits::default()
     };
     // Assets of a cluster; there are none on one node.
     fields.take(&["max_ha_assets"]);
-    if let Some((_, block)) = fields.block(&["batch"]) {
-        let mut fields = Fields::new("jetstream.limits.batch.", block, notes);
-        limits.batches_per_stream_max = number(&mut fields, &["max_inflight_per_stream"]);
-        limits.batches_max = number(&mut fields, &["max_inflight_total"]);
-        limits.batch_messages_max = number(&mut fields, &["max_msgs"]);
-        limits.batch_timeout = time(&mut fields, &["timeout"]);
-        fields.finish();
-    }
     fields.finish();
     limits
 }

@@ -70,6 +70,10 @@ const TABLE: &[(&str, &str)] = &[
     ("server_metadata", "metadata describes servers of a cluster; remove it"),
     ("default_js_domain", ONE_NODE),
     ("js_acc_default_domain", ONE_NODE),
+    (
+        "jetstream.limits.batch",
+        "atomic batches have fixed limits, nats-server's defaults: 50 under way in a stream, 1000 messages, 10 s; remove it",
+    ),
     ("jetstream.key", ENCRYPTION),
     ("jetstream.ek", ENCRYPTION),
     ("jetstream.encryption_key", ENCRYPTION),

@@ -379,6 +379,10 @@ fn settings_that_need_nats_server_say_why() {
         ("operator: eyJ", "operator mode"),
         ("https_port: 1", "plain HTTP"),
         ("jetstream {key: secret}", "jetstream.key is not supported: messages are not encrypted on disk"),
+        (
+            "jetstream {limits {batch {max_msgs: 5}}}",
+            "jetstream.limits.batch is not supported: atomic batches",
+        ),
         ("jetstream {cipher: aes}", "jetstream.cipher is not supported"),
         ("jetstream {tpm {}}", "jetstream.tpm is not supported"),
         ("default_js_domain {A: hub}", "one node"),

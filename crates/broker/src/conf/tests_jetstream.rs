@@ -30,7 +30,7 @@ fn the_settings_of_jetstream_are_read() {
     let read = settings(
         "jetstream {store_dir: /x, max_mem: 64MB, max_file_store: \"1G\", domain: hub, strict: false, sync_interval: always\n\
          limits {max_request_batch: 100, max_ack_pending: 500, duplicate_window: \"1m\", default_max_consumers: 7\n\
-         max_ha_assets: 3, batch {max_inflight_per_stream: 1, max_inflight_total: 2, max_msgs: 3, timeout: \"4s\"}}}\n\
+         max_ha_assets: 3}}\n\
          accounts {A {users: [{user: a, password: b}], jetstream {max_mem: 1KB, disk: 2KB, streams: 3, max_consumers: 4\n\
          max_ack_pending: 5, mem_max_stream_bytes: 6, store_max_stream_bytes: 7, max_bytes: true, cluster_traffic: owner}}}",
     )
@@ -42,9 +42,7 @@ fn the_settings_of_jetstream_are_read() {
     let limits = read.limits;
     assert_eq!((limits.request_batch_max, limits.ack_pending_max), (Some(100), Some(500)));
     assert_eq!(limits.duplicate_window_max, Some(Duration::from_secs(60)));
-    assert_eq!((limits.consumers_default, limits.batches_per_stream_max), (Some(7), Some(1)));
-    assert_eq!((limits.batches_max, limits.batch_messages_max), (Some(2), Some(3)));
-    assert_eq!(limits.batch_timeout, Some(Duration::from_secs(4)));
+    assert_eq!(limits.consumers_default, Some(7));
     assert_eq!(read.account.as_deref(), Some("A"));
     let account = read.account_limits;
     assert_eq!((account.memory_bytes_max, account.storage_bytes_max), (Some(1024), Some(2048)));
