@@ -1,6 +1,7 @@
 //! Mirrors and sources: moving messages from streams to those that take them. Both ends are in this process, so no
 //! consumer stands between them: at the end of a batch each stream takes what was written to the others, a turn's worth
-//! at a time.
+//! at a time. Of a stream whose acknowledgements wait for the disk, it takes what the disk has: after a power cut the
+//! sequences of what was lost are used again, and who had taken that would pass over what comes.
 
 use crate::api::ApiError;
 use crate::bus::Bus;
@@ -91,9 +92,11 @@ impl JetStream {
             feed.error = None;
             feed.active.get_or_insert(now);
             let (mut count, mut bytes) = (0, 0);
+            let last = origin.last_sure();
             while count < TURN && bytes < TURN_BYTES {
-                let Some(seq) = origin.store.next(&mut feed.wanted, feed.next) else {
-                    feed.next = feed.next.max(origin.store.last_seq() + 1);
+                let next = origin.store.next(&mut feed.wanted, feed.next).filter(|seq| *seq <= last);
+                let Some(seq) = next else {
+                    feed.next = feed.next.max(last + 1);
                     break;
                 };
                 // One that cannot be read is reported there, and passed over here.
@@ -121,6 +124,11 @@ impl JetStream {
             stream.recall_feeds();
         }
         moved
+    }
+
+    /// Looks again soon: what a stream has became sure.
+    pub(crate) fn pump_feeds_soon(&mut self) {
+        self.feeds.lagging = true;
     }
 
     /// When messages are to be moved without anything having come in.

@@ -119,9 +119,11 @@ impl Rig {
         let Self { jetstream, bus, .. } = self;
         let jetstream = jetstream.as_mut().unwrap();
         let mut jobs = jetstream.end_of_batch(bus);
+        // The broker ends the batch again after a sync.
         while let Some(job) = jobs.pop() {
             let result = job.run();
             jobs.extend(jetstream.synced(result, bus));
+            jobs.extend(jetstream.end_of_batch(bus));
         }
     }
 

@@ -320,6 +320,12 @@ impl Stream {
         Ok(())
     }
 
+    /// The last sequence that stays what it is, whatever this stream's class protects from happens.
+    pub(crate) fn last_sure(&self) -> u64 {
+        let last = self.store.last_seq();
+        if self.durability == Durability::Group { last.min(self.store.durable_seq()) } else { last }
+    }
+
     /// Whether answers need not wait for the end of the batch.
     pub(crate) fn answers_at_once(&self) -> bool {
         self.durability == Durability::Async
