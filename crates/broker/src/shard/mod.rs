@@ -101,6 +101,8 @@ pub(crate) struct Shard {
     stats: Stats,
     /// Subscriptions ended: routes to them are forgotten then.
     sweep_at: Option<Instant>,
+    /// When they were last forgotten.
+    swept_at: Instant,
     /// Connections that ended, for whoever asks.
     ended: Ended,
     /// Messages of the server, to be delivered at the end of the batch.
@@ -163,6 +165,7 @@ impl Shard {
                 routes,
                 verdicts: Verdicts::default(),
                 sweep_at: None,
+                swept_at: Instant::now(),
                 dirty: Vec::new(),
                 outboxes,
                 pool: Pool::default(),
@@ -467,8 +470,10 @@ impl Shard {
                 }
             }
         }
-        if self.sweep_at.is_none_or(|at| at <= now) {
-            self.sweep_at = None;
+        // Not with every tick: streams may have a thousand a second.
+        let sweep_at = self.sweep_at.unwrap_or(self.swept_at + SWEEP_DELAY);
+        if sweep_at <= now {
+            (self.sweep_at, self.swept_at) = (None, now);
             self.routes.iter_mut().for_each(Routes::sweep);
         }
         self.tick_streams(now);
