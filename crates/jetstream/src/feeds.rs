@@ -4,7 +4,7 @@
 //! sequences of what was lost are used again, and who had taken that would pass over what comes.
 
 use crate::api::ApiError;
-use crate::bus::Bus;
+use crate::bus::{Bus, Incoming};
 use crate::jetstream::{JetStream, SyncJob};
 use crate::stream::{Retention, Stream, StreamConfig, Taken, feed_identity};
 use crate::time::SECOND;
@@ -53,6 +53,9 @@ impl JetStream {
             let mut moved = false;
             for index in 0..self.feeds.fed.len() {
                 let id = self.feeds.fed[index];
+                if !self.has_room_for_feeds(id, now) {
+                    continue;
+                }
                 // Out of its place, so that two streams can be in hand.
                 let Some(mut stream) = self.streams.get_mut(id).and_then(Option::take) else { continue };
                 moved |= self.pump_into(&mut stream, now, bus);
@@ -68,6 +71,20 @@ impl JetStream {
             }
         }
         self.feeds.lagging = true;
+    }
+
+    /// Whether a stream may grow by a turn's worth; when not, it is asked again later.
+    fn has_room_for_feeds(&mut self, id: usize, now: i64) -> bool {
+        self.forget_room();
+        let nothing = Incoming { subject: b"", reply: b"", headers: b"", payload: b"" };
+        let Err(error) = self.check_bytes(id, &nothing) else { return true };
+        if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) {
+            for feed in &mut stream.feeds {
+                feed.retry_at = Some(now + RETRY);
+                feed.error = Some(error.clone());
+            }
+        }
+        false
     }
 
     /// Lets a stream take a turn's worth; whether it took any.

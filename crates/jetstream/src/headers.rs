@@ -51,7 +51,7 @@ impl<'a> PublishHeaders<'a> {
                 b"Incr" => first(&mut found.increment, text(value)),
                 b"Batch-Id" => first(&mut found.batch_id, text(value)),
                 b"Batch-Sequence" => {
-                    first(&mut found.batch_seq, text(value).and_then(|seq| seq.parse().ok()))
+                    first(&mut found.batch_seq, text(value).and_then(|seq| seq.parse().ok()));
                 }
                 b"Batch-Commit" => first(&mut found.batch_commit, Some(value)),
                 b"Required-Api-Level" => first(&mut found.required_level, Some(number(value))),

@@ -1,5 +1,6 @@
 //! Streams that take from others: nothing is lost, nothing doubled, whatever happens in between.
 
+use ostler_broker_store::disk::SimulatedDisk;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -143,6 +144,29 @@ fn messages_go_through_several_streams() {
     let refused =
         rig.ask("$JS.API.STREAM.UPDATE.A", r#"{"name":"A","subjects":["a.*"],"sources":[{"name":"C"}]}"#);
     assert!(refused[0].payload.contains("detected cycle"), "{refused:?}");
+}
+
+#[test]
+fn what_the_disk_refused_is_taken_again() {
+    let disk = SimulatedDisk::new();
+    let mut rig = Rig::on(&disk);
+    create(&mut rig, r#"{"name":"O","subjects":["o"],"storage":"memory"}"#);
+    create(&mut rig, r#"{"name":"S","sources":[{"name":"O"}]}"#);
+    create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+    rig.ask("o", "1");
+    rig.api("STREAM.PURGE.S", "");
+    disk.set_space(Some(0));
+    for text in ["2", "3"] {
+        rig.ask("o", text);
+        rig.pass_through(2 * SECOND);
+    }
+    assert_eq!((state(&mut rig, "S").0, state(&mut rig, "M").0), (0, 1));
+    disk.set_space(None);
+    rig.pass_through(12 * SECOND);
+    rig.ask("o", "4");
+    rig.pass_through(12 * SECOND);
+    assert_eq!(payloads(&mut rig, "S"), ["2", "3", "4"]);
+    assert_eq!(payloads(&mut rig, "M"), ["1", "2", "3", "4"]);
 }
 
 #[derive(Debug, Clone)]

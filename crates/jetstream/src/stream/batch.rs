@@ -30,6 +30,8 @@ const ID_MAX: usize = 64;
 const OPEN_MAX: usize = 50;
 /// Messages of one batch.
 const MESSAGES_MAX: usize = 1000;
+/// Bytes that the batches of one stream may keep in memory together.
+const BYTES_MAX: usize = 128 << 20;
 /// After so long without a message a batch is given up.
 const SILENCE: i64 = 10 * SECOND;
 
@@ -45,12 +47,19 @@ struct Staged {
 #[derive(Debug, Default)]
 struct Batch {
     messages: Vec<Staged>,
+    bytes: usize,
     heard: i64,
 }
 
 /// The batches under way.
 #[derive(Debug, Default)]
 pub(super) struct Batches(HashMap<Box<str>, Batch>);
+
+impl Batches {
+    fn bytes(&self) -> usize {
+        self.0.values().map(|batch| batch.bytes).sum()
+    }
+}
 
 /// What the last message of a batch does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,8 +151,13 @@ impl Stream {
         if come == 0 && self.batches.0.len() >= OPEN_MAX {
             return Err(ApiError::too_many_batches());
         }
+        let size = message.subject.len() + message.headers.len() + message.payload.len();
+        if self.batches.bytes() + size > BYTES_MAX {
+            return Err(ApiError::too_many_batches());
+        }
         let batch = self.batches.0.entry(id.into()).or_default();
         batch.heard = now;
+        batch.bytes += size;
         if commit != Commit::WithoutThis {
             batch.messages.push(Staged {
                 subject: message.subject.into(),

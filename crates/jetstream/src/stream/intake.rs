@@ -71,6 +71,7 @@ impl Stream {
             // It may tell of messages that a power cut took.
             (saved.last_seq <= self.store.last_seq()).then_some(saved)
         });
+        let is_outdated = saved.is_none() && self.store.checkpoint(CHECKPOINT).is_some();
         let saved = saved.unwrap_or_default();
         for feed in &mut feeds {
             let key = feed.key();
@@ -79,6 +80,11 @@ impl Stream {
         }
         self.recall(&mut feeds, saved.last_seq + 1);
         self.feeds = feeds;
+        if is_outdated {
+            // It would be believed when there are as many messages again.
+            self.store.remove_checkpoint(CHECKPOINT);
+            self.save_feeds();
+        }
     }
 
     /// Reads from a sequence on where messages are from.
@@ -125,6 +131,9 @@ impl Stream {
         now: i64,
         bus: &mut impl Bus,
     ) -> Taken {
+        if self.config.sealed {
+            return Taken::Later(ApiError::stream_sealed());
+        }
         let Some(subject) = feed.subject(message.subject, message.seq) else { return Taken::Done };
         let outcome = match feed.kind {
             FeedKind::Mirror => self.take_mirrored(&subject, message, bus),
@@ -189,9 +198,6 @@ impl Stream {
         now: i64,
         bus: &mut impl Bus,
     ) -> Result<(), Refusal> {
-        if self.config.sealed {
-            return Err(ApiError::stream_sealed().into());
-        }
         self.dirty = true;
         let transformed = self.transformed(subject);
         let subject = transformed.as_deref().unwrap_or(subject);

@@ -45,7 +45,7 @@ use crate::bus::Bus;
 use crate::consumer::Consumer;
 use crate::headers::PublishHeaders;
 use crate::options::Context;
-use crate::time::Time;
+use crate::time::{SECOND, Time};
 use batch::Batches;
 use dedupe::Dedupe;
 use feed::Feed;
@@ -415,6 +415,7 @@ impl Stream {
                 None
             }
             Err(error) => {
+                self.ailing = true;
                 self.write_failed(&error, bus);
                 None
             }
@@ -473,6 +474,9 @@ impl Stream {
         self.undone += 1;
         self.recall_schedules();
         self.recall_feeds();
+        for feed in &mut self.feeds {
+            feed.retry_at = Some(self.now + SECOND);
+        }
         self.age_cursor = 0;
         self.recount();
     }
