@@ -102,6 +102,25 @@ impl Store {
         Some((pair, pair + 2))
     }
 
+    /// Makes those copies anew whose sync failed: a manifest that named them, and let their sources go, would promise
+    /// what may not be on disk.
+    pub(super) fn copy_doubtful(&mut self) -> Result<(), Error> {
+        let is_doubtful =
+            |segment: &Segment| segment.suspect && segment.closed && !segment.damaged && !segment.data.is_empty();
+        while self.files.is_some()
+            && let Some(index) = self.segments.iter().position(is_doubtful)
+        {
+            let name = segment_name(self.segments[index].id);
+            self.rewrite(index, index + 1)?;
+            if let Some(files) = &mut self.files {
+                // No manifest ever named it, so that nothing needs it now.
+                files.garbage.retain(|garbage| *garbage != name);
+                let _ = files.disk.unlink(&files.path(&name));
+            }
+        }
+        Ok(())
+    }
+
     /// Copies what is there of neighbours into one new segment that takes their place, and says how long it is.
     pub(super) fn rewrite(&mut self, from: usize, to: usize) -> Result<u64, Error> {
         let Some(first) = self.segments.get(from) else { return Ok(0) };

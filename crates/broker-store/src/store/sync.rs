@@ -212,6 +212,10 @@ impl Store {
     /// Those of [`Store::write_out`].
     pub fn sync_ticket(&mut self) -> Result<Option<SyncJob>, Error> {
         self.write_out()?;
+        let is_idle = self.files.as_ref().is_some_and(|files| files.in_flight.is_none());
+        if is_idle && let Err(error) = self.copy_doubtful() {
+            return Err(self.not_kept(Vec::new(), error));
+        }
         let last_seq = self.last_seq;
         let listing = self.files.as_ref().is_some_and(|files| files.listing_changed);
         let manifest = if listing { self.manifest() } else { Manifest::default() };
