@@ -5,6 +5,11 @@ pub trait Bus {
     /// Whether a message on `subject` would reach anybody at this moment: a client, or a stream.
     fn has_interest(&self, subject: &[u8]) -> bool;
 
+    /// Whether a member of a queue group would get a message on `subject` at this moment.
+    fn has_group_interest(&self, subject: &[u8], _group: &[u8]) -> bool {
+        self.has_interest(subject)
+    }
+
     /// Whether those who listen on `subject` have so much waiting for them that nothing should be pushed now. Asked
     /// again some milliseconds later.
     fn is_congested(&self, _subject: &[u8]) -> bool {

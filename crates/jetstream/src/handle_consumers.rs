@@ -85,7 +85,7 @@ impl JetStream {
         }
         check_retention(on, &name, &config)?;
         let action = if exists {
-            on.change_consumer(&name, config, &request.action, asked.now)?
+            on.change_consumer(&name, config, &request.action, asked.now, bus)?
         } else {
             Some(on.add_consumer(&name, config, asked.now)?)
         };
@@ -299,6 +299,7 @@ impl Stream {
         mut config: ConsumerConfig,
         action: &str,
         now: i64,
+        bus: &impl Bus,
     ) -> Result<Option<Action>, ApiError> {
         let consumer = self.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
         // It is paused and resumed by another request only.
@@ -310,6 +311,9 @@ impl Stream {
             return Err(ApiError::consumer_exists());
         }
         consumer.config.check_update(&config)?;
+        if consumer.config.deliver_subject != config.deliver_subject && consumer.is_bound(bus) {
+            return Err(ApiError::consumer_name_in_use());
+        }
         consumer.update(config, now);
         consumer.save(&mut self.store, now).map_err(|error| ApiError::consumer_create(error.to_string()))?;
         (self.dirty, self.wake) = (true, true);
@@ -324,7 +328,7 @@ impl Stream {
         context: &crate::options::Context,
     ) -> Result<ConsumerInfo, ApiError> {
         let consumer = self.consumers.get_mut(name).ok_or_else(ApiError::consumer_not_found)?;
-        let bound = consumer.config.is_push() && bus.has_interest(consumer.config.deliver_subject.as_bytes());
+        let bound = consumer.is_bound(bus);
         Ok(consumer.info(&self.config.name, &mut self.store, bound, now, context))
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Recorder {
     pub(crate) sent: Vec<Sent>,
     /// When set, people listen on subjects that begin with it and nowhere else.
     pub(crate) only: Option<Vec<String>>,
+    /// Then nobody is in any group but these.
+    pub(crate) groups: Vec<String>,
 }
 
 impl Recorder {
@@ -41,6 +43,11 @@ impl Bus for Recorder {
     fn has_interest(&self, subject: &[u8]) -> bool {
         let subject = &*String::from_utf8_lossy(subject);
         self.only.as_ref().is_none_or(|only| only.iter().any(|only| subject.starts_with(&**only)))
+    }
+
+    fn has_group_interest(&self, subject: &[u8], group: &[u8]) -> bool {
+        let group = &*String::from_utf8_lossy(group);
+        self.has_interest(subject) && (self.only.is_none() || self.groups.iter().any(|its| its == group))
     }
 
     fn send(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]) {

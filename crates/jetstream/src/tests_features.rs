@@ -150,3 +150,14 @@ fn the_use_of_the_api_is_told_to_who_listens() {
     assert!(advisories(&refused, "API")[0]["response"].as_str().unwrap().contains("10014"));
     assert!(advisories(&rig.ask("$JS.API.STREAM.MSG.GET.S", r#"{"seq":1}"#), "API").is_empty());
 }
+
+#[test]
+fn what_is_pushed_to_a_group_waits_for_a_member() {
+    let mut rig = rig(1, r#","deliver_subject":"inbox","deliver_group":"workers""#);
+    rig.bus.only = Some(vec!["_I".to_owned(), "inbox".to_owned()]);
+    assert!(messages(&rig.ask("s.a", "1")).is_empty(), "somebody listens, but not in the group");
+    rig.bus.groups = vec!["workers".to_owned()];
+    rig.jetstream().interest_changed(b"inbox");
+    rig.settle();
+    assert_eq!(rig.api("CONSUMER.INFO.S.c", "")["push_bound"], true);
+}

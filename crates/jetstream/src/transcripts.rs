@@ -245,6 +245,11 @@ fn consumers_are_reset_and_checked_as_by_nats_server() {
 }
 
 #[test]
+fn rates_heartbeats_and_groups_are_as_in_nats_server() {
+    replay("push_more");
+}
+
+#[test]
 fn messages_are_pushed_as_by_nats_server() {
     replay("push");
 }

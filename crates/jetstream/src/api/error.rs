@@ -39,6 +39,7 @@ refusals! {
     account_resources_exceeded = 400 10002 "resource limits exceeded for account";
     bad_request = 400 10003 "bad request";
     cluster_required = 503 10010 "JetStream clustering support required";
+    consumer_name_in_use = 400 10013 "consumer name already in use";
     consumer_not_found = 404 10014 "consumer not found";
     snapshot_deliver_subject = 400 10015 "deliver subject not valid";
     consumer_name_not_in_subject = 400 10017 "consumer name in subject does not match durable name in request";

@@ -13,6 +13,8 @@ use crate::options::Context;
 /// What a delivery needs beside the consumer.
 pub(crate) struct Ground<'a, B> {
     pub(crate) stream: &'a str,
+    /// Of the stream's configuration.
+    pub(crate) max_msg_size: i64,
     pub(crate) store: &'a mut Store,
     pub(crate) bus: &'a mut B,
     pub(crate) context: &'a Context,
@@ -56,8 +58,8 @@ enum From {
 pub(super) enum Delivered {
     /// It is out; so many bytes of subject, reply, headers and payload.
     Sent(u64),
-    /// It has more bytes than there is room for.
-    TooLarge,
+    /// It has so many bytes, more than there is room for.
+    TooLarge(u64),
     /// It cannot be read: passed over.
     Lost,
     /// The disk does not answer: tried again later.
@@ -181,7 +183,7 @@ impl Consumer {
         }
         let size = (message.subject.len() + reply.len() + headers.len() + payload.len()) as u64;
         if room.is_some_and(|room| size > room) {
-            return Delivered::TooLarge;
+            return Delivered::TooLarge(size);
         }
         ground.bus.send(to, message.subject, reply, headers, payload);
         if chosen.is_new() {

@@ -10,6 +10,7 @@ mod pending;
 mod priority;
 mod pull;
 mod push;
+mod rate;
 mod replay;
 mod reset;
 mod state;
@@ -29,6 +30,7 @@ pub(crate) use priority::UnpinReason;
 pub(crate) use state::CONSUMER_PREFIX;
 
 use crate::api::{ApiError, SequenceInfo};
+use crate::bus::Bus;
 use crate::options::Context;
 use crate::stream::is_default;
 use crate::time::Time;
@@ -233,6 +235,14 @@ impl Consumer {
     /// Whether it pushes to a subject that a filter matches.
     pub(crate) fn pushes_to(&self, filter: &[u8]) -> bool {
         self.config.is_push() && subject::matches(filter, self.config.deliver_subject.as_bytes())
+    }
+
+    /// Whether somebody listens for what it pushes: of the group, when it has one.
+    pub(crate) fn is_bound(&self, bus: &impl Bus) -> bool {
+        let (to, group) = (self.config.deliver_subject.as_bytes(), self.config.deliver_group.as_bytes());
+        let listened =
+            || if group.is_empty() { bus.has_interest(to) } else { bus.has_group_interest(to, group) };
+        self.config.is_push() && listened()
     }
 
     /// Stops until a time, or goes on when that is past.

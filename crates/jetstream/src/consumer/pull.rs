@@ -225,7 +225,7 @@ impl Consumer {
                         waiting.end_with_rest("409 Batch Completed", ground.bus);
                     }
                 }
-                Delivered::TooLarge => {
+                Delivered::TooLarge(_) => {
                     waiting.end_with_rest("409 Message Size Exceeds MaxBytes", ground.bus);
                 }
                 Delivered::Lost => self.waiting.push_front(waiting),

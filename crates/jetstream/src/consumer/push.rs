@@ -4,11 +4,12 @@
 //! once all of it is out. The client answers the request when it has come to it, which opens the window again, wider.
 
 use super::deliver::{Delivered, Ground, Next};
+use super::rate::{Limit, Rate};
 use super::{Consumer, ConsumerConfig};
 use crate::advisory::{Advisory, ConsumerPause};
 use crate::bus::{Bus, publish};
 use crate::headers::{append, status};
-use crate::time::{MILLISECOND, SECOND};
+use crate::time::MILLISECOND;
 
 /// The widest window.
 const WINDOW_MAX: u64 = 32 << 20;
@@ -31,11 +32,19 @@ pub(super) struct Push {
     asked: Option<(Box<[u8]>, u64)>,
     /// Nothing goes before: the rate is limited, or the client is behind.
     not_before: Option<i64>,
+    rate: Rate,
 }
 
 impl Push {
     pub(super) fn new(now: i64) -> Self {
-        Self { heartbeat_at: now, window: WINDOW, out: 0, asked: None, not_before: None }
+        Self {
+            heartbeat_at: now,
+            window: WINDOW,
+            out: 0,
+            asked: None,
+            not_before: None,
+            rate: Rate::new(now),
+        }
     }
 
     pub(super) fn next_due(&self, config: &ConsumerConfig) -> Option<i64> {
@@ -54,6 +63,13 @@ impl Consumer {
     }
 
     fn push_messages<B: Bus>(&mut self, push: &mut Push, ground: &mut Ground<'_, B>) -> bool {
+        if push.not_before.is_some_and(|at| at > ground.now) {
+            return false;
+        }
+        push.not_before = None;
+        if !self.is_bound(ground.bus) {
+            return false;
+        }
         let to = std::mem::take(&mut self.config.deliver_subject);
         let more = self.push_to(to.as_bytes(), push, ground);
         self.config.deliver_subject = to;
@@ -61,14 +77,8 @@ impl Consumer {
     }
 
     fn push_to<B: Bus>(&mut self, to: &[u8], push: &mut Push, ground: &mut Ground<'_, B>) -> bool {
-        if push.not_before.is_some_and(|at| at > ground.now) {
-            return false;
-        }
-        push.not_before = None;
-        if !ground.bus.has_interest(to) {
-            return false;
-        }
         self.active_at = ground.now;
+        let limit = Limit::new(self.config.rate_limit_bps, ground.max_msg_size);
         let mut sent = 0;
         loop {
             if self.config.flow_control && push.out > push.window {
@@ -82,22 +92,21 @@ impl Consumer {
                 return false;
             }
             let Next::Message(chosen) = self.choose(ground) else { return false };
-            match self.deliver(chosen, to, None, ground) {
+            let room = limit.map(|limit| push.rate.room(limit, ground.now));
+            match self.deliver(chosen, to, room, ground) {
                 Delivered::Sent(size) => {
                     sent += size;
                     push.heartbeat_at = ground.now;
                     if self.config.flow_control {
                         self.count_out(to, size, push, ground);
                     }
-                    if self.config.rate_limit_bps > 0 {
-                        let nanos =
-                            u128::from(size) * 8 * SECOND as u128 / u128::from(self.config.rate_limit_bps);
-                        push.not_before =
-                            Some(ground.now.saturating_add(i64::try_from(nanos).unwrap_or(i64::MAX)));
-                        return false;
-                    }
+                    push.rate.spend(size);
                 }
-                Delivered::Lost | Delivered::TooLarge => {}
+                Delivered::TooLarge(size) => {
+                    push.not_before = limit.map(|limit| push.rate.ready_at(size, limit));
+                    return false;
+                }
+                Delivered::Lost => {}
                 Delivered::Later => return false,
             }
         }
@@ -134,11 +143,15 @@ impl Consumer {
     /// Says that it is still there when nothing was pushed for a while, and what it waits for.
     pub(super) fn beat_push<B: Bus>(&mut self, ground: &mut Ground<'_, B>) {
         let every = self.config.idle_heartbeat;
+        let bound = self.is_bound(ground.bus);
         let Some(push) = &mut self.push else { return };
         if every <= 0 || push.heartbeat_at + every > ground.now {
             return;
         }
         push.heartbeat_at = ground.now;
+        if !bound {
+            return;
+        }
         let mut headers = status("100 Idle Heartbeat");
         append(&mut headers, "Nats-Last-Consumer", self.delivered.delivery);
         append(&mut headers, "Nats-Last-Stream", self.delivered.seq);
@@ -167,7 +180,7 @@ impl Consumer {
             ConsumerPause::of(ground.stream, self, ground.now).send(ground.context, ground.now, ground.bus);
         }
         if self.push.is_some() {
-            if ground.bus.has_interest(self.config.deliver_subject.as_bytes()) {
+            if self.is_bound(ground.bus) {
                 self.active_at = ground.now;
             }
             self.beat_push(ground);

@@ -34,6 +34,7 @@ impl Stream {
         for consumer in self.consumers.values_mut() {
             let mut ground = Ground {
                 stream: &self.config.name,
+                max_msg_size: self.config.max_msg_size,
                 store: &mut self.store,
                 bus: &mut *bus,
                 context,
@@ -53,6 +54,7 @@ impl Stream {
         for consumer in self.consumers.values_mut() {
             let mut ground = Ground {
                 stream: &self.config.name,
+                max_msg_size: self.config.max_msg_size,
                 store: &mut self.store,
                 bus: &mut *bus,
                 context,
@@ -109,7 +111,9 @@ impl Stream {
     ) -> bool {
         let Some(consumer) = self.consumers.get_mut(name) else { return false };
         let stream = &self.config.name;
-        let mut ground = Ground { stream, store: &mut self.store, bus, context, now, done: Vec::new() };
+        let max_msg_size = self.config.max_msg_size;
+        let store = &mut self.store;
+        let mut ground = Ground { stream, max_msg_size, store, bus, context, now, done: Vec::new() };
         consumer.request(payload, reply, &mut ground);
         self.wake = true;
         true

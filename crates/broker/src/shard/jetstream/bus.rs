@@ -34,6 +34,17 @@ impl Bus for ShardBus<'_> {
         local.chain(remote).chain(route.groups.iter().flatten()).any(|target| listens(target))
     }
 
+    fn has_group_interest(&self, subject: &[u8], group: &[u8]) -> bool {
+        let mut shard = self.0.borrow_mut();
+        let index = shard.index;
+        let account = shard.shared.jetstream.place();
+        let route = shard.routes[account].get(Hashed::new(subject), index);
+        let listens = |target: &Subscription| {
+            target.queue.as_deref() == Some(group) && !target.has_ended() && !target.link.is_closed()
+        };
+        route.groups.iter().flatten().any(|target| listens(target))
+    }
+
     fn is_congested(&self, subject: &[u8]) -> bool {
         let mut shard = self.0.borrow_mut();
         let index = shard.index;
