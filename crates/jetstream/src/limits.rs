@@ -226,8 +226,8 @@ mod tests {
             for job in self.jetstream.end_of_batch(&mut self.bus) {
                 assert!(self.jetstream.synced(job.run(), &mut self.bus).is_none());
             }
-            let answers = self.bus.take().into_iter().filter(|sent| sent.to == "r");
-            serde_json::from_str(&answers.last().unwrap().payload).unwrap()
+            let mut answers = self.bus.take().into_iter().filter(|sent| sent.to == "r");
+            serde_json::from_str(&answers.next_back().unwrap().payload).unwrap()
         }
 
         /// The error's number and text, or what was asked for of the configuration that came of it.

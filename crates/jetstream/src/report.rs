@@ -55,8 +55,8 @@ impl JetStream {
         bus: &impl Bus,
     ) -> Vec<ConsumerInfo> {
         let Some((_, stream, context)) = self.stream_named(stream) else { return Vec::new() };
-        let behind = |name: &&Box<str>| after.is_none_or(|after| ***name > *after);
-        let names: Vec<_> = stream.consumers.keys().filter(behind).take(max).cloned().collect();
+        let names = stream.consumers.keys().filter(|name| after.is_none_or(|after| &***name > after));
+        let names: Vec<_> = names.take(max).cloned().collect();
         let infos = names.iter().map(|name| stream.consumer_info(name, now, bus, context));
         infos.filter_map(Result::ok).collect()
     }
