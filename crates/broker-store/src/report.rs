@@ -56,6 +56,14 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// Whether something that was stored is lost or was changed. Everything else is for the log: what a crash leaves
+    /// behind, and protections that are there again after the next sync.
+    pub fn is_damage(&self) -> bool {
+        self.severity == Severity::Damage
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { severity, object, place, reason, remedy } = self;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 pub use ostler_jetstream::*;
 
-use ostler_broker_store::DirLock;
+use ostler_broker_store::{DirLock, Severity};
 use tokio::sync::oneshot;
 
 use crate::connect::CLAIMED_VERSION;
@@ -73,7 +73,11 @@ pub(crate) fn open(mut options: Options) -> Result<Opened, Error> {
     let (lock, (jetstream, recovered)) = opened.map_err(Error::JetStream)?;
     for Recovered { stream, served, findings, error, .. } in &recovered {
         for finding in findings {
-            tracing::error!(stream, served, %finding, "a stream is damaged");
+            match finding.severity {
+                Severity::Info => tracing::info!(stream, %finding, "a stream was not closed in order"),
+                Severity::Warning => tracing::warn!(stream, %finding, "a stream has lost a protection"),
+                Severity::Damage => tracing::error!(stream, served, %finding, "a stream is damaged"),
+            }
         }
         if !served {
             tracing::error!(stream, error, "a stream is not served");

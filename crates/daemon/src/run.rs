@@ -87,8 +87,9 @@ async fn run(config: Config, ready: impl FnOnce(&Endpoint)) -> Result<(), Error>
         external: bus.to_wire(),
         tls: bus.client_tls(),
     };
-    let mut engine =
-        start_engine(&config, &state, &endpoint, bus.identities(), store.clone(), engine_client).await?;
+    let damaged = bus.damaged();
+    let parts = (store.clone(), engine_client);
+    let mut engine = start_engine(&config, &state, &endpoint, bus.identities(), parts, damaged).await?;
     publish_endpoint(&state, &bus, &endpoint)?;
     tracing::info!(bus = endpoint.bus_url, state = %state.path().display(), "ready");
     ready(&endpoint);
@@ -133,6 +134,22 @@ impl Bus {
             Self::Own { tls, .. } => tls.clone(),
             Self::External(_) => None,
         }
+    }
+
+    /// What was found damaged of the streams of our own, a sentence each.
+    fn damaged(&self) -> Vec<String> {
+        let Self::Own { broker, .. } = self else { return Vec::new() };
+        // It answers at once or not at all, and everything waits for us.
+        let Ok(Some(jetstream)) = tokio::task::block_in_place(|| broker.jetstream()) else {
+            return Vec::new();
+        };
+        let of_each = jetstream.recovered.into_iter().flat_map(|found| {
+            let stream = found.stream;
+            let damage = found.findings.into_iter().filter(|finding| finding.is_damage());
+            let faults = damage.map(|finding| finding.to_string()).chain(found.error);
+            faults.map(move |fault| format!("the stream {stream} is damaged: {fault}")).collect::<Vec<_>>()
+        });
+        of_each.collect()
     }
 
     fn identities(&self) -> Identities {
@@ -247,8 +264,8 @@ async fn start_engine(
     state: &StateDir,
     endpoint: &Endpoint,
     identities: Identities,
-    store: Store,
-    client: Client,
+    (store, client): (Store, Client),
+    damaged: Vec<String>,
 ) -> Result<Handle, Error> {
     let (notices_tx, notices) = mpsc::channel(NOTICES_WAITING_MAX);
     let program = std::env::current_exe().map_err(|source| Error::File {
@@ -280,6 +297,7 @@ async fn start_engine(
             state_dir: state.path().display().to_string(),
             started_at: endpoint.started_at,
             shared_bus: endpoint.external.is_some(),
+            damaged,
         },
         limits: Limits {
             heartbeat_ms: config.agents.heartbeat.millis(),

@@ -50,7 +50,7 @@ impl Process {
             said().contains("Server is ready")
         });
         let text = said();
-        assert!(!text.contains("damage"), "damage after a kill: {text}");
+        assert!(!text.contains("is damaged"), "damage after a kill: {text}");
         let file = directory.join(format!("ostler-broker_{}.ports", child.id()));
         let ports: Value =
             serde_json::from_slice(&std::fs::read(&file).expect("a file of ports")).expect("JSON");
