@@ -1,5 +1,6 @@
 //! The audit of a whole daemon: what it tells, that nothing is missing or doubled whatever is killed, that tampering
 //! shows, and who may read and write it.
+#![allow(clippy::unwrap_used, reason = "a test's helper may give up like the test itself")]
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -279,6 +280,11 @@ async fn a_byte_that_was_changed_on_disk_shows() {
     daemon.up();
     let (code, found) = verify(&daemon);
     assert_eq!(code, Some(9), "{found}");
+    let events = daemon.bus().await.events().await;
+    assert!(
+        events.iter().any(|event| event.details.get("code") == Some(&json!("stream_damaged"))),
+        "{events:?}"
+    );
 }
 
 /// The same entries, one of them with another text, and every hash computed anew.

@@ -235,7 +235,7 @@ impl Check {
                     self.fault(Some(status.stored), None, text);
                 }
                 None => {
-                    self.fault(Some(status.stored), None, "the node stored it, and it is gone".to_owned())
+                    self.fault(Some(status.stored), None, "the node stored it, and it is gone".to_owned());
                 }
             }
         }

@@ -47,9 +47,12 @@ impl Bus {
             match words[..] {
                 ["PING"] => self.reader.get_mut().write_all(b"PONG\r\n").unwrap(),
                 ["SUB", filter, id] => self.subscriptions.push((filter.to_owned(), id.to_owned())),
-                ["PUB", subject, ref rest @ .., size] => {
+                // Requests carry a header that says who asks.
+                ["PUB" | "HPUB", subject, ref rest @ .., size] => {
                     let mut payload = vec![0; size.parse::<usize>().unwrap() + 2];
                     self.reader.read_exact(&mut payload).unwrap();
+                    let head = if words[0] == "HPUB" { rest.last().unwrap().parse().unwrap() } else { 0 };
+                    payload.drain(..head);
                     if subject.ends_with(end) {
                         let payload = String::from_utf8(payload).unwrap();
                         let reply = rest.first().copied().unwrap_or_default().to_owned();

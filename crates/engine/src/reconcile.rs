@@ -1,7 +1,9 @@
 //! Start-up: what was wanted meets what is left running. Takes no input but the database and the machine.
 
 use ostler_store::Store;
-use ostler_wire::{DashboardState, DesiredState, EventRecord, JsonMap, Subject};
+use ostler_wire::{
+    AlertMessage, DashboardState, DesiredState, EventRecord, JsonMap, Severity, Subject, Timestamp,
+};
 
 use crate::agent::{Agent, Phase};
 use crate::outcome::Outcome;
@@ -32,7 +34,12 @@ pub(crate) fn load(store: &Store, policy: Policy) -> Result<Loaded, ostler_store
 }
 
 /// Looks for the host of every run that did not end, and decides what follows; blocking.
-pub(crate) fn reconcile(loaded: Loaded, node: &dyn Node, moment: &Moment) -> (State, Outcome) {
+pub(crate) fn reconcile(
+    loaded: Loaded,
+    damaged: &[String],
+    node: &dyn Node,
+    moment: &Moment,
+) -> (State, Outcome) {
     let Loaded { mut state, unannounced } = loaded;
     let mut out = Outcome::default();
     let node_id = state.policy.node.clone();
@@ -50,6 +57,9 @@ pub(crate) fn reconcile(loaded: Loaded, node: &dyn Node, moment: &Moment) -> (St
         JsonMap::new(),
     );
 
+    for what in damaged {
+        state.alert(&mut out, damage(what, moment.now));
+    }
     let unended: Vec<_> = state
         .agents
         .values()
@@ -79,6 +89,18 @@ pub(crate) fn reconcile(loaded: Loaded, node: &dyn Node, moment: &Moment) -> (St
         DashboardState::Snapshot { seq: state.event_seq, node: node_id, agents: state.summaries() };
     out.publish(Subject::DashboardState, &snapshot);
     (state, out)
+}
+
+fn damage(what: &str, now: Timestamp) -> AlertMessage {
+    AlertMessage {
+        severity: Severity::Critical,
+        code: "stream_damaged".into(),
+        agent_id: None,
+        text: what.to_owned(),
+        action: "stop the daemon and look with `ostler-broker check`; take the files from a backup, or run a repair"
+            .into(),
+        timestamp: now,
+    }
 }
 
 fn adopt(state: &mut State, out: &mut Outcome, record: ostler_wire::HostRecord, moment: &Moment) {

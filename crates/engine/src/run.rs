@@ -57,6 +57,8 @@ pub struct About {
     pub started_at: Timestamp,
     /// Whether the bus is not the daemon's own, so that other daemons may be on it.
     pub shared_bus: bool,
+    /// What was found damaged when the daemon's own bus was started, a sentence each.
+    pub damaged: Vec<String>,
 }
 
 /// What is kept, and how patient the engine is.
@@ -141,16 +143,18 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         Inputs::open(&options.client, &options.node_id, &options.about, options.notices, commands_rx, own_rx)
             .await?;
 
+    let damaged = options.about.damaged.clone();
     let policy = Policy::new(&options.node_id, options.about, options.limits, options.audit);
     let route = audit_route(&options.client, &options.store, &options.node_id, options.audit).await?;
     let (store, machine) = (options.store.clone(), Arc::clone(&options.node));
     let (state, outcome) = tokio::task::spawn_blocking(move || {
         let loaded = reconcile::load(&store, policy)?;
-        Ok::<_, Error>(reconcile::reconcile(loaded, machine.as_ref(), &moment()))
+        Ok::<_, Error>(reconcile::reconcile(loaded, &damaged, machine.as_ref(), &moment()))
     })
     .await
     .map_err(|error| Error::Task(error.to_string()))??;
     options.store.commit(outcome.writes).await?;
+    let chain = options.store.read(|reader| reader.audit_status())?;
 
     let mut engine = Loop {
         client: options.client,
@@ -162,7 +166,7 @@ pub async fn start(options: Options) -> Result<Handle, Error> {
         state,
         inputs,
         deferred: VecDeque::new(),
-        courier: route.map(|route| Courier::start(route, own.clone())),
+        courier: route.map(|route| Courier::start(route, chain, own.clone())),
         own,
         pages: Arc::new(Semaphore::new(PAGES_MAX)),
         tasks: JoinSet::new(),

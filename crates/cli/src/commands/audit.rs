@@ -142,6 +142,7 @@ fn conclude(found: &Verdict, screen: Screen) -> Outcome {
     if found.intact {
         return Ok(());
     }
-    let message = format!("the audit of {} is not intact: {} faults", found.node, found.faults_found);
+    let faults = if found.faults_found == 1 { "1 fault" } else { &format!("{} faults", found.faults_found) };
+    let message = format!("the audit of {} is not intact: {faults}", found.node);
     Err(broken(message))
 }

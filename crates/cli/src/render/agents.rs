@@ -173,8 +173,8 @@ fn fares(audit: &AuditStatus, now: Timestamp) -> String {
         1 => "1 entry stored".to_owned(),
         stored => format!("{stored} entries stored"),
     };
-    let waiting = (audit.waiting() > 0).then(|| format!(", {} waiting", audit.waiting())).unwrap_or_default();
-    let lost = (audit.lost > 0).then(|| format!(", {} lost", audit.lost)).unwrap_or_default();
+    let more = |count: u64, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let (waiting, lost) = (more(audit.waiting(), "waiting"), more(audit.lost, "lost"));
     let problem = audit.problem.as_deref().map(|problem| {
         let since =
             audit.problem_since.map(|since| format!(" for {}", elapsed(since, now))).unwrap_or_default();

@@ -87,10 +87,10 @@ pub(crate) struct Courier {
 }
 
 impl Courier {
-    /// Begins to carry. News go to `events`.
-    pub(crate) fn start(route: Route, events: mpsc::Sender<Event>) -> Self {
+    /// Begins to carry. News go to `events`; `status` is where the chain stands.
+    pub(crate) fn start(route: Route, status: AuditStatus, events: mpsc::Sender<Event>) -> Self {
         let nudge = Arc::new(Notify::new());
-        let (status_tx, status) = watch::channel(AuditStatus::default());
+        let (status_tx, status) = watch::channel(status);
         let wishes = Arc::new(AtomicBool::new(true));
         let rounds = Rounds {
             route,
