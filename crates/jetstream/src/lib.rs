@@ -82,6 +82,8 @@ mod tests_batches;
 #[cfg(test)]
 mod tests_consumers;
 #[cfg(test)]
+mod tests_crash;
+#[cfg(test)]
 mod tests_disk;
 #[cfg(test)]
 mod tests_trouble;
