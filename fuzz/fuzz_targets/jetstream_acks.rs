@@ -51,7 +51,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let mut published = BTreeSet::new();
     let mut replies: Vec<Vec<u8>> = Vec::new();
-    for line in pieces(input, b'\n', LINES_MAX) {
+    for (number, line) in pieces(input, b'\n', LINES_MAX).into_iter().enumerate() {
         let Some((&what, rest)) = line.split_first() else { continue };
         let at = rest.iter().position(|byte| *byte == b' ').unwrap_or(rest.len());
         let (rest, payload) = (&rest[..at], rest.get(at + 1..).unwrap_or_default());
@@ -89,10 +89,11 @@ fuzz_target!(|input: &[u8]| {
             _ => continue,
         };
         keep_delivered(&sent, &published, &mut replies);
-        for (name, _) in CONSUMERS {
-            judge(&mut house, name);
+        if number % 8 == 7 {
+            CONSUMERS.iter().for_each(|(name, _)| judge(&mut house, name));
         }
     }
+    CONSUMERS.iter().for_each(|(name, _)| judge(&mut house, name));
 });
 
 /// Checks what was delivered and remembers how to acknowledge it.
