@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::checkpoints::Slots;
 use super::sync::Point;
@@ -111,6 +111,8 @@ impl Tenancy {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) ticket: u64,
+    /// As long as the job, or its result, is there.
+    pub(super) alive: Weak<()>,
     pub(super) segments: BTreeMap<u32, Arc<dyn DiskFile>>,
 }
 

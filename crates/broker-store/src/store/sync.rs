@@ -20,11 +20,12 @@ use crate::format::manifest::{FILES, Fold, Listed, Manifest};
 use crate::format::record::Record;
 use crate::report::{Finding, Severity};
 
-/// A sync to be done on another thread, while the store goes on. Dropping it without running it leaves the store
-/// waiting for [`Store::synced`] for ever.
+/// A sync to be done on another thread, while the store goes on. When it, or its result, is dropped instead of given to
+/// [`Store::synced`], nothing became durable by it, and the next ticket does what it was to do.
 #[derive(Debug)]
 pub struct SyncJob {
     ticket: u64,
+    alive: Arc<()>,
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     tenancy: Arc<Tenancy>,
@@ -59,6 +60,7 @@ impl Point {
 #[must_use = "the store waits for it"]
 pub struct SyncResult {
     ticket: u64,
+    _alive: Arc<()>,
     point: Point,
     seq: u64,
     data: Result<(), Error>,
@@ -93,6 +95,7 @@ impl SyncJob {
         }
         SyncResult {
             ticket: self.ticket,
+            _alive: self.alive,
             point: self.point,
             seq: self.seq,
             data,
@@ -212,6 +215,7 @@ impl Store {
     /// Those of [`Store::write_out`].
     pub fn sync_ticket(&mut self) -> Result<Option<SyncJob>, Error> {
         self.write_out()?;
+        self.take_back_dropped();
         let is_idle = self.files.as_ref().is_some_and(|files| files.in_flight.is_none());
         if is_idle && let Err(error) = self.copy_doubtful() {
             return Err(self.not_kept(Vec::new(), error));
@@ -232,7 +236,9 @@ impl Store {
         let dirty = std::mem::take(&mut files.dirty);
         let mut synced: Vec<(PathBuf, Arc<dyn DiskFile>)> =
             dirty.iter().map(|(&id, file)| (files.path(&segment_name(id)), Arc::clone(file))).collect();
-        files.in_flight = Some(InFlight { ticket: files.tickets, segments: dirty });
+        let alive = Arc::new(());
+        let seen = Arc::downgrade(&alive);
+        files.in_flight = Some(InFlight { ticket: files.tickets, alive: seen, segments: dirty });
         for (name, _) in &checkpoints {
             synced.extend(files.checkpoint_files(name));
         }
@@ -243,6 +249,7 @@ impl Store {
         let generation = files.manifest_generation + 1;
         Ok(Some(SyncJob {
             ticket: files.tickets,
+            alive,
             disk: Arc::clone(&files.disk),
             dir: files.dir.clone(),
             tenancy: Arc::clone(&files.tenancy),
@@ -256,6 +263,20 @@ impl Store {
             point: Point { segment: files.active_id, offset: files.written, fold: files.written_fold },
             seq: last_seq,
         }))
+    }
+
+    /// Does again what a job that was dropped was to do.
+    fn take_back_dropped(&mut self) {
+        let Some(files) = &mut self.files else { return };
+        if let Some(flight) = files.in_flight.take_if(|flight| flight.alive.strong_count() == 0) {
+            files.dirty.extend(flight.segments);
+            files.listing_changed = true;
+            files.names_changed = true;
+            // What was to be erased after it is erased after the next.
+            let next = files.tickets + 1;
+            let waiting = files.erasures.iter_mut().filter(|erasure| erasure.after == flight.ticket);
+            waiting.for_each(|erasure| erasure.after = next);
+        }
     }
 
     /// Takes note of a sync that was done and says which sequence is the last durable one: messages up to it may be
