@@ -4,6 +4,8 @@ use ostler_broker_store::disk::SimulatedDisk;
 use proptest::prelude::*;
 use serde_json::Value;
 
+use crate::bus::Incoming;
+use crate::jetstream::JetStream;
 use crate::testing::Rig;
 use crate::time::SECOND;
 
@@ -144,6 +146,32 @@ fn messages_go_through_several_streams() {
     let refused =
         rig.ask("$JS.API.STREAM.UPDATE.A", r#"{"name":"A","subjects":["a.*"],"sources":[{"name":"C"}]}"#);
     assert!(refused[0].payload.contains("detected cycle"), "{refused:?}");
+}
+
+#[test]
+fn what_came_during_a_sync_is_synced_too_and_goes_on() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"A","subjects":["a"]}"#);
+    rig.ask("a", "1");
+    let Rig { jetstream, bus, now, .. } = &mut rig;
+    let jetstream = jetstream.as_mut().unwrap();
+    let mut ask = |jetstream: &mut JetStream, payload: &str| {
+        let name = payload.split('"').nth(3).unwrap();
+        let subject = format!("$JS.API.STREAM.CREATE.{name}");
+        let message =
+            Incoming { subject: subject.as_bytes(), reply: b"_I", headers: b"", payload: payload.as_bytes() };
+        jetstream.on_message(&message, *now, bus);
+        jetstream.end_of_batch(bus)
+    };
+    // The first sync of B is under way while it takes its messages.
+    let mut jobs = ask(jetstream, r#"{"name":"B","mirror":{"name":"A"}}"#);
+    jobs.extend(ask(jetstream, r#"{"name":"C","mirror":{"name":"B"}}"#));
+    while let Some(job) = jobs.pop() {
+        let result = job.run();
+        jobs.extend(jetstream.synced(result, bus));
+        jobs.extend(jetstream.end_of_batch(bus));
+    }
+    assert_eq!(payloads(&mut rig, "C"), ["1"]);
 }
 
 #[test]

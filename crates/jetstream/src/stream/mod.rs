@@ -448,7 +448,9 @@ impl Stream {
             }
         }
         let served = self.serve_woken(self.now, bus, context);
-        if served.is_some() || self.acks.is_empty() { served } else { self.next_sync(bus) }
+        // Others take only what is on the disk, whether anybody waits for an answer or not.
+        let awaited = !self.acks.is_empty() || self.is_origin || !self.feeds.is_empty();
+        if served.is_none() && awaited { self.next_sync(bus) } else { served }
     }
 
     /// The disk refused: everything since the last write is undone, and so are its answers.
