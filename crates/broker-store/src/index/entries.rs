@@ -154,6 +154,11 @@ impl Entries {
         slots.iter().position(Entry::is_live).map(|found| found + position)
     }
 
+    /// Makes room for so many more slots.
+    pub(crate) fn reserve(&mut self, slots: usize) {
+        self.slots.reserve(slots);
+    }
+
     /// Gives back what was reserved for more.
     pub(crate) fn shrink(&mut self) {
         self.slots.shrink_to_fit();

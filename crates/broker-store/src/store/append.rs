@@ -196,13 +196,20 @@ impl Store {
             last_seq: self.refused_after.unwrap_or(self.last_seq),
             last_time: self.last_time,
         };
-        let segment = match &mut self.files {
+        let mut segment = match &mut self.files {
             None => {
                 let id = self.segments.last().map_or(1, |segment| segment.id + 1);
                 Segment::new(id, base, begun)
             }
             Some(files) => files.begin(base, begun)?,
         };
+        if let Some(before) = self.segments.last() {
+            // About as many will come: growing step by step would copy all of them, and leave holes in the heap.
+            segment.entries.reserve(before.entries.len());
+            if self.files.is_none() {
+                segment.data.reserve(before.data.len());
+            }
+        }
         self.segments.push(segment);
         if self.refused_after.is_some() {
             self.removed = self.gaps();
