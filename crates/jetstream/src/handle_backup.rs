@@ -202,18 +202,21 @@ impl JetStream {
         }
         // A sealed stream is restored as one.
         let sealed = std::mem::take(&mut config.sealed);
+        let window = config.duplicate_window;
         let mut config = config.completed()?;
         config.sealed = sealed;
+        self.allowed().limit_stream(&mut config, window)?;
         self.check_room(&config, None)?;
         if self.backups.restores.len() >= TRANSFERS_MAX {
             return Err(ApiError::restore_failed("too many at a time; try again when one is complete"));
         }
         let used = self.account_info();
-        let (max, used) = match config.storage {
-            Storage::File => (self.options.limits.max_storage, used.storage),
-            Storage::Memory => (self.options.limits.max_memory, used.memory),
+        let used = match config.storage {
+            Storage::File => used.storage,
+            Storage::Memory => used.memory,
         };
-        let room = u64::try_from(max).ok().map(|max| max.saturating_sub(used));
+        let max = self.allowed().bytes_max(config.storage).and_then(|max| u64::try_from(max).ok());
+        let room = max.map(|max| max.saturating_sub(used));
         Ok(Restore::new(config, room, &self.context.id(22), asked.now))
     }
 

@@ -70,6 +70,11 @@ impl Allowed {
         Ok(())
     }
 
+    /// Bytes of all streams of one kind.
+    pub(crate) fn bytes_max(self, storage: Storage) -> Option<i64> {
+        [self.account_bytes_max(storage), self.server_bytes_max(storage)].into_iter().flatten().min()
+    }
+
     fn account_bytes_max(self, storage: Storage) -> Option<i64> {
         let max = match storage {
             Storage::Memory => self.account.max_memory,
