@@ -1,4 +1,4 @@
-//! The border to the broker: what comes in, and the two things that are asked of it. No socket here.
+//! The border to the broker: what comes in, and what is asked of it. No socket here.
 
 /// Where JetStream's messages go, and who listens. The broker implements it over its routing table.
 pub trait Bus {

@@ -145,7 +145,7 @@ impl Oracle {
         let same = |message: &&Message| message.subject == on;
         while self.messages.iter().filter(same).count() > self.max_per_subject {
             let oldest = self.messages.iter().find(same).map(|message| message.seq);
-            oldest.map(|seq| self.remove(seq));
+            oldest.into_iter().for_each(|seq| self.remove(seq));
         }
         while self.messages.len() > self.max {
             self.remove(self.messages[0].seq);

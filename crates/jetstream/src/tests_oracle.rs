@@ -187,8 +187,8 @@ impl Pair {
             Step::Reset(which, seq) => {
                 let path = format!("$JS.API.CONSUMER.RESET.S.{}", name(which));
                 self.rig.send_to(&path, "_A", &format!(r#"{{"seq":{}}}"#, seq.max(1)));
-                let answers = self.rig.bus.sent.iter().filter(|sent| sent.to == "_A");
-                let done = answers.last().is_some_and(|sent| sent.payload.contains(r#""reset_seq""#));
+                let mut answers = self.rig.bus.sent.iter().rev().filter(|sent| sent.to == "_A");
+                let done = answers.next().is_some_and(|sent| sent.payload.contains(r#""reset_seq""#));
                 self.at_once(|oracle| {
                     if done {
                         oracle.reset(&name(which), seq.max(1));
