@@ -86,6 +86,8 @@ mod tests_crash;
 #[cfg(test)]
 mod tests_disk;
 #[cfg(test)]
+mod tests_space;
+#[cfg(test)]
 mod tests_trouble;
 #[cfg(test)]
 mod tests_features;
