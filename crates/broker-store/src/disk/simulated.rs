@@ -172,9 +172,8 @@ impl SimulatedDisk {
             match naming {
                 Naming::Moved { from, to } if !kept => {
                     // What is running saw it moved; the disk did not. It never happened to what is inside either.
-                    if dirs.remove(to) {
-                        dirs.insert(from.clone());
-                    }
+                    let back = dirs.take(to).map(|_| from.clone());
+                    dirs.extend(back);
                 }
                 naming if kept => naming.apply(&mut names),
                 _ => {}
