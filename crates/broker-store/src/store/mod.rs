@@ -4,6 +4,7 @@
 mod append;
 mod check;
 mod checkpoints;
+mod evidence;
 mod files;
 mod losses;
 mod maintain;

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoints::is_of;
+use super::evidence::{Evidence, Planned};
 use super::files::{Files, MARK, read_file, segment_name};
-use super::recover::{Evidence, Planned, Recovery};
+use super::recover::Recovery;
 use super::sync::Point;
 use super::{Options, Store};
 use crate::disk::{Disk, RealDisk};
