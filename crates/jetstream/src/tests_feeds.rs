@@ -171,6 +171,7 @@ fn what_came_during_a_sync_is_synced_too_and_goes_on() {
         jobs.extend(jetstream.synced(result, bus));
         jobs.extend(jetstream.end_of_batch(bus));
     }
+    bus.take();
     assert_eq!(payloads(&mut rig, "C"), ["1"]);
 }
 
