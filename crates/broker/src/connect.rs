@@ -177,7 +177,8 @@ mod tests {
             acc_is_sys: false,
         };
         let json = serde_json::to_string(&info).unwrap();
-        for key in ["jetstream", "domain", "api_lvl", "auth_required", "nonce", "connect_info", "tls", "acc"] {
+        for key in ["jetstream", "domain", "api_lvl", "auth_required", "nonce", "connect_info", "tls", "acc"]
+        {
             assert!(!json.contains(key), "{json}");
         }
     }
