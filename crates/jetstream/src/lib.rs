@@ -47,9 +47,9 @@
 //!
 //! # Known limits
 //!
-//! Not there yet: fast batches, streams of other servers as mirrors and sources, ack policy `flow_control`. A
-//! configuration that asks for one is refused, naming it. Compression and placement are kept and have no effect. One
-//! account.
+//! Not there yet: fast batches, streams of other servers as mirrors and sources, sources through a prepared
+//! consumer, ack policy `flow_control`. A configuration that asks for one is refused, naming it. Compression and
+//! placement are kept and have no effect. One account.
 #![forbid(unsafe_code)]
 
 mod acks;
