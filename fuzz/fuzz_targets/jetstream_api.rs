@@ -74,6 +74,10 @@ fn streams(house: &mut House) -> Value {
     for stream in &mut kept {
         stream["ts"] = Value::Null;
         stream["state"]["last_ts"] = Value::Null;
+        // When they last heard of their origins.
+        for feeds in ["mirror", "sources"] {
+            stream[feeds] = Value::Null;
+        }
     }
     Value::Array(kept)
 }

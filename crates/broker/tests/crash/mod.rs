@@ -33,7 +33,7 @@ impl Process {
         let _ = std::fs::remove_file(&log);
         let program = std::env::var_os("OSTLER_CRASH_PROGRAM");
         let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_ostler-broker").into());
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"])
             .arg(directory.join("store"))
             .arg("-l")
@@ -44,20 +44,22 @@ impl Process {
             .stderr(Stdio::inherit())
             .spawn()
             .expect("the program starts");
+        // From here on it ends with this, whatever is found wrong.
+        let mut process = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
         eventually("the server is ready", || {
-            assert!(child.try_wait().expect("a child").is_none(), "it ended at once: {}", said());
+            assert!(process.child.try_wait().expect("a child").is_none(), "it ended at once: {}", said());
             said().contains("Server is ready")
         });
         let text = said();
         assert!(!text.contains("is damaged"), "damage after a kill: {text}");
-        let file = directory.join(format!("ostler-broker_{}.ports", child.id()));
+        let file = directory.join(format!("ostler-broker_{}.ports", process.child.id()));
         let ports: Value =
             serde_json::from_slice(&std::fs::read(&file).expect("a file of ports")).expect("JSON");
         let address = ports["nats"][0].as_str().and_then(|url| url.split_once("://")).expect("an address").1;
-        let address = address.parse().expect("an address");
+        process.address = address.parse().expect("an address");
         let _ = std::fs::remove_file(file);
-        Self { child, address }
+        process
     }
 
     /// Ends it at once, with everything it has in memory.
