@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ostler_client::Message;
-use ostler_wire::{AgentTopic, ErrorCode, ErrorReply, OutputAck, Subject};
+use ostler_wire::{AgentTopic, AuditStatus, ErrorCode, ErrorReply, OutputAck, Subject};
 use tokio::sync::oneshot;
 
 use crate::audit::Courier;
@@ -55,13 +55,23 @@ impl Loop {
                 }
                 Effect::Info(mut info, message) => {
                     info.rss_bytes = self.node.rss_bytes();
-                    info.audit = self.courier.as_ref().map(Courier::status);
+                    info.audit = self.audit_status().await;
                     sent(self.client.respond(&message, &info).await)?;
                 }
                 Effect::End(how) => ended = Some(how),
             }
         }
         Ok(ended)
+    }
+
+    /// How the audit fares: the courier's word, with where the chain stands at this moment.
+    async fn audit_status(&mut self) -> Option<AuditStatus> {
+        let told = self.courier.as_ref().map(Courier::status)?;
+        let store = self.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.read(|reader| reader.audit_status())).await;
+        // A database that cannot be read is told by everything else.
+        let Ok(Ok(chain)) = read else { return Some(told) };
+        Some(AuditStatus { problem: told.problem, problem_since: told.problem_since, ..chain })
     }
 
     pub(crate) async fn acknowledge(
