@@ -109,7 +109,9 @@ impl Ttl {
 /// Appends a header line before the end of a block, beginning one when there is none.
 pub(crate) fn append(block: &mut Vec<u8>, name: &str, value: impl std::fmt::Display) {
     use std::io::Write as _;
-    if block.is_empty() {
+    if !block.ends_with(b"\r\n\r\n") {
+        // Nobody could read what is there, if anything is.
+        block.clear();
         block.extend_from_slice(VERSION);
         block.extend_from_slice(b"\r\n\r\n");
     }
@@ -204,6 +206,9 @@ mod tests {
         append(&mut block, "B", "x");
         assert_eq!(block, b"NATS/1.0\r\nA: 1\r\nB: x\r\n\r\n");
         append(&mut block, "AB", "y");
+        let mut nonsense = b"\r".to_vec();
+        append(&mut nonsense, "A", 1);
+        assert_eq!(nonsense, b"NATS/1.0\r\nA: 1\r\n\r\n");
         assert_eq!(without(&block, &["B"]), b"NATS/1.0\r\nA: 1\r\nAB: y\r\n\r\n");
         assert_eq!(without(&block, &["A", "B"]), b"");
         assert_eq!(without(b"", &["A"]), b"");

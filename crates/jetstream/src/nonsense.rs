@@ -116,7 +116,7 @@ fn payload() -> impl Strategy<Value = String> {
 }
 
 fn headers() -> impl Strategy<Value = String> {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 15] = [
         "Nats-Msg-Id",
         "Nats-TTL",
         "Nats-Rollup",
@@ -126,9 +126,17 @@ fn headers() -> impl Strategy<Value = String> {
         "Nats-Expected-Last-Subject-Sequence-Subject",
         "Nats-Expected-Last-Msg-Id",
         "Nats-Batch-Id",
+        "Nats-Batch-Sequence",
+        "Nats-Batch-Commit",
+        "Nats-Incr",
+        "Nats-Schedule",
+        "Nats-Schedule-Target",
         "X",
     ];
-    let line = (prop::sample::select(NAMES.to_vec()), "[a-z0-9.>*-]{0,8}");
+    let line = (
+        prop::sample::select(NAMES.to_vec()),
+        "[a-z0-9.>*-]{0,8}|[0-3]|eob|@every 1s|\\* \\* \\* \\* \\* \\*|s.b",
+    );
     let block = prop::collection::vec(line, 1..4).prop_map(|lines| {
         let lines: String = lines.into_iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         format!("NATS/1.0\r\n{lines}\r\n")
@@ -144,7 +152,8 @@ proptest! {
         messages in prop::collection::vec((prop::sample::select(SUBJECTS.to_vec()), headers(), payload(), any::<bool>(), 0..3_000_000_000i64), 1..40)
     ) {
         let mut rig = Rig::new();
-        rig.api("STREAM.CREATE.S", r#"{"name":"S","subjects":["s.>"],"allow_direct":true,"allow_rollup_hdrs":true,"allow_msg_ttl":true}"#);
+        rig.api("STREAM.CREATE.S", r#"{"name":"S","subjects":["s.>"],"allow_direct":true,"allow_rollup_hdrs":true,"allow_msg_ttl":true,"allow_atomic":true,"allow_msg_schedules":true}"#);
+        rig.api("STREAM.CREATE.T", r#"{"name":"T","sources":[{"name":"S","subject_transforms":[{"src":"s.*","dest":"t.$1"}]}]}"#);
         rig.ask("s.a", "1");
         rig.api("CONSUMER.CREATE.S.c", r#"{"stream_name":"S","config":{"durable_name":"c","ack_policy":"explicit"}}"#);
         for (subject, headers, payload, answered, pause) in &messages {
@@ -158,6 +167,8 @@ proptest! {
             rig.pass(*pause);
         }
         rig.restart();
+        // What the last pause brought.
+        rig.bus.take();
         rig.api("STREAM.INFO.S", "");
         rig.api("CONSUMER.LIST.S", "");
     }
