@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use ostler_store::{AUDIT_WAITING_MAX, AuditFact, Store, WaitingEntry, Write};
-use ostler_wire::{AUDIT_HASH_NONE, AgentId, AuditEntry, AuditStatus, JsonMap, NodeId, Timestamp, audit_hash};
+use ostler_wire::{
+    AUDIT_HASH_NONE, AgentId, AuditEntry, AuditStatus, JsonMap, NodeId, Timestamp, audit_hash,
+};
 
 #[tokio::test]
 async fn every_entry_carries_the_hash_of_the_one_before_it() {
