@@ -204,7 +204,7 @@ fn verify(
                 |name: &str| came.headers.split_once(name)?.1.split("\r\n").next()?.trim().parse().ok();
             let seq: u64 = header("Nats-Sequence:").expect("a sequence");
             let text = String::from_utf8(came.payload).expect("text");
-            let mut words = text.split(' ').map(|word| word.parse::<u64>());
+            let mut words = text.split(' ').map(str::parse::<u64>);
             let (Some(Ok(publisher)), Some(Ok(number))) = (words.next(), words.next()) else {
                 panic!("{stream} {seq} holds {text}");
             };

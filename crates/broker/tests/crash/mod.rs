@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ostler_broker_proto::{Parsed, ServerOp, parse_server};
 use serde_json::Value;
@@ -100,11 +100,6 @@ impl Client {
 
     pub(crate) fn send(&mut self, text: &str) -> Option<()> {
         self.stream.write_all(text.as_bytes()).ok()
-    }
-
-    /// How long [`Client::next`] waits; it then says `None` as well.
-    pub(crate) fn patience(&mut self, patience: Duration) {
-        self.stream.set_read_timeout(Some(patience)).expect("not zero");
     }
 
     /// The next message.
