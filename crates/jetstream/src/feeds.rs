@@ -16,7 +16,7 @@ const TURN_BYTES: usize = 4 << 20;
 /// How often all streams have their turn before other work is seen to.
 const ROUNDS: usize = 4;
 /// When what was refused is tried again.
-const RETRY: i64 = SECOND;
+pub(crate) const RETRY: i64 = SECOND;
 
 /// Which streams take from others, and whether more is to be done.
 #[derive(Debug, Default)]
@@ -58,8 +58,10 @@ impl JetStream {
                 }
                 // Out of its place, so that two streams can be in hand.
                 let Some(mut stream) = self.streams.get_mut(id).and_then(Option::take) else { continue };
-                moved |= self.pump_into(&mut stream, now, bus);
-                if stream.dirty || stream.new_messages {
+                let took = self.pump_into(&mut stream, now, bus);
+                moved |= took;
+                // What the disk refused is written again when its time comes, not at once.
+                if took || (stream.dirty || stream.new_messages) && !stream.ailing {
                     stream.now = now;
                     let job = stream.end_of_batch(now, bus, &self.context);
                     jobs.extend(job.map(|job| SyncJob::of(id, job)));

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::source::{FeedKind, StreamSource};
 use super::transform::{SubjectTransform, Transform};
 use crate::api::{ApiError, SourceInfo};
+use crate::feeds::RETRY;
 use crate::time::Time;
 
 /// Between the filters of one source in `Nats-Stream-Source`.
@@ -98,6 +99,11 @@ impl Feed {
     pub(crate) fn move_to(&mut self, position: Position) {
         self.next = position.seq.saturating_add(1);
         self.position = position;
+    }
+
+    /// Takes nothing more for a while, because the disk failed.
+    pub(crate) fn try_later(&mut self, now: i64) {
+        self.retry_at = Some(now + RETRY);
     }
 
     /// The subject a message is taken under.

@@ -108,7 +108,7 @@ pub(crate) struct Stream {
     pub(crate) new_messages: bool,
     syncing: bool,
     /// The last sync failed: the disk is asked again when somebody waits for it, and every some seconds.
-    ailing: bool,
+    pub(crate) ailing: bool,
     /// No message below it goes by age.
     age_cursor: u64,
     /// When a sequence was last used for a message that nobody wanted.
@@ -445,11 +445,16 @@ impl Stream {
             Ok(_) => self.acks.release_covered(bus),
             Err(error) => {
                 self.take_back(&error, true, bus);
+                let now = self.now;
+                self.feeds.iter_mut().for_each(|feed| feed.try_later(now));
             }
         }
         let served = self.serve_woken(self.now, bus, context);
-        // Others take only what is on the disk, whether anybody waits for an answer or not.
-        let awaited = !self.acks.is_empty() || self.is_origin || !self.feeds.is_empty();
+        // Others take only what is on the disk, whether anybody waits for an answer or not. A disk that fails is left
+        // alone until its time comes.
+        let behind = self.store.durable_seq() < self.store.last_seq();
+        let taken = !self.ailing && behind && (self.is_origin || !self.feeds.is_empty());
+        let awaited = !self.acks.is_empty() || taken;
         if served.is_none() && awaited { self.next_sync(bus) } else { served }
     }
 
