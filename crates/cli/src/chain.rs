@@ -112,7 +112,7 @@ impl Check {
     /// Takes the next message of the stream.
     pub(crate) fn take(&mut self, stored: &Stored) {
         let at = Some(stored.seq);
-        let entry: AuditEntry = match serde_json::from_slice(&stored.payload) {
+        let entry = match AuditEntry::read(&stored.payload) {
             Ok(entry) => entry,
             Err(error) => return self.fault(None, at, format!("this message is no entry: {error}")),
         };

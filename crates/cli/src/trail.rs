@@ -145,7 +145,7 @@ fn kept(stored: &Stored) -> Option<Kept> {
         stream_seq: stored.seq,
         stored_at: stored.time,
         hash: ostler_wire::audit_hash(&stored.payload),
-        entry: serde_json::from_slice(&stored.payload).ok()?,
+        entry: AuditEntry::read(&stored.payload).ok()?,
     })
 }
 

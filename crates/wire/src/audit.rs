@@ -66,7 +66,37 @@ pub struct AuditEntry {
     pub details: JsonMap,
 }
 
+/// An entry but for its details, which are skipped however deep they are.
+#[derive(Deserialize)]
+struct Bare {
+    seq: u64,
+    chain: String,
+    prev: String,
+    node: NodeId,
+    timestamp: Timestamp,
+    kind: String,
+    agent_id: Option<AgentId>,
+    by: Option<String>,
+    text: String,
+}
+
 impl AuditEntry {
+    /// Reads a stored entry. Details that cannot be read, as they are nested too deep, are replaced by
+    /// `{"unreadable": reason}`: they come from outside, and must not hide the entry that has them.
+    ///
+    /// # Errors
+    /// The payload is no entry: somebody else wrote it.
+    pub fn read(payload: &[u8]) -> Result<Self, serde_json::Error> {
+        let unreadable = match serde_json::from_slice(payload) {
+            Ok(entry) => return Ok(entry),
+            Err(error) => error,
+        };
+        let Bare { seq, chain, prev, node, timestamp, kind, agent_id, by, text } =
+            serde_json::from_slice(payload)?;
+        let details = JsonMap::from_iter([("unreadable".to_owned(), unreadable.to_string().into())]);
+        Ok(Self { seq, chain, prev, node, timestamp, kind, agent_id, by, text, details })
+    }
+
     /// Where it is published.
     pub fn subject(&self) -> Subject {
         match &self.agent_id {
@@ -129,5 +159,31 @@ impl AuditStatus {
     /// Entries that wait in the node's database to be stored.
     pub fn waiting(&self) -> u64 {
         self.seq.saturating_sub(self.stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(details: &str) -> String {
+        format!(
+            r#"{{"seq":7,"chain":"c","prev":"p","node":"box","timestamp":"2026-11-20T22:00:00Z","kind":"k","text":"t","details":{details}}}"#
+        )
+    }
+
+    #[test]
+    fn details_that_cannot_be_read_hide_no_entry() {
+        let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
+        // What a JSON library takes for its own sign.
+        let sign = r#"{"a":{"$serde_json::private::RawValue":"no json","b":1}}"#;
+        for details in [deep.as_str(), sign] {
+            let entry = AuditEntry::read(payload(details).as_bytes()).unwrap();
+            assert_eq!((entry.seq, entry.text.as_str()), (7, "t"));
+            assert!(entry.details["unreadable"].is_string());
+        }
+        assert_eq!(AuditEntry::read(payload(r#"{"a":1}"#).as_bytes()).unwrap().details["a"], 1);
+        assert!(AuditEntry::read(b"{}").is_err());
+        assert!(AuditEntry::read(payload("{").as_bytes()).is_err());
     }
 }

@@ -98,7 +98,7 @@ async fn show(args: &Args, places: &Places, screen: Screen) -> Outcome {
     while let Some(heard) = live.next().await? {
         let told: Option<AuditEntry> = match heard {
             Heard::Rejoined => None,
-            Heard::Message(message) => message.json().ok(),
+            Heard::Message(message) => AuditEntry::read(&message.payload).ok(),
         };
         trail.read_up_to(told.as_ref(), &mut show).await?;
     }

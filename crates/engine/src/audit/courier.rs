@@ -173,7 +173,7 @@ impl Route {
         let filter = Subject::audit_of_node(&self.node);
         let last = self.client.last_stored(AUDIT_STREAM, &filter, AUDIT_HASH_HEADER).await?;
         let known = self.read(|reader| reader.audit_status()).await?;
-        let entry = last.as_ref().and_then(|last| serde_json::from_slice::<AuditEntry>(&last.payload).ok());
+        let entry = last.as_ref().and_then(|last| AuditEntry::read(&last.payload).ok());
         let Some((last, entry)) = last.zip(entry.filter(|entry| entry.chain == known.chain)) else {
             let may_be_gone = !is_new && self.options.age_ms_max.is_some();
             return Ok((known.stored > 0 && !may_be_gone).then(|| {

@@ -57,6 +57,9 @@ pub struct AuditOptions {
 const TEXT_BYTES_MAX: usize = 1024;
 const DETAILS_BYTES_MAX: usize = 4096;
 
+/// How deep details may be nested; readers of JSON commonly give up at 128, the entry around them included.
+const DETAILS_DEPTH_MAX: usize = 16;
+
 /// The longest name of an asker.
 const BY_CHARS_MAX: usize = 128;
 
@@ -302,14 +305,30 @@ fn details_of(message: &Message) -> JsonMap {
     }
 }
 
+/// Details that every reader can read; what is too long or too deep is told by its size, hash and start.
 fn bounded(details: JsonMap) -> JsonMap {
     let text = serde_json::to_string(&details).unwrap_or_default();
-    if text.len() <= DETAILS_BYTES_MAX {
+    // What reads once need not read again: a key may be one that the library takes for a sign of its own.
+    let is_plain = || {
+        details.values().all(|value| is_within(value, DETAILS_DEPTH_MAX))
+            && serde_json::from_str::<JsonMap>(&text).is_ok()
+    };
+    if text.len() <= DETAILS_BYTES_MAX && is_plain() {
         return details;
     }
     let mut digest = digest_of(text.as_bytes());
     digest.insert("start".into(), cut(&text, TEXT_BYTES_MAX).into());
     digest
+}
+
+/// Whether a value is nested at most so deep.
+fn is_within(value: &Value, depth_max: usize) -> bool {
+    match (value, depth_max.checked_sub(1)) {
+        (Value::Array(values), Some(below)) => values.iter().all(|value| is_within(value, below)),
+        (Value::Object(values), Some(below)) => values.values().all(|value| is_within(value, below)),
+        (Value::Array(_) | Value::Object(_), None) => false,
+        _ => true,
+    }
 }
 
 fn digest_of(bytes: &[u8]) -> JsonMap {
@@ -344,5 +363,18 @@ mod tests {
         assert_eq!(digest["sha256"], audit_hash(text.as_bytes()));
         assert!(digest["start"].as_str().unwrap().len() <= TEXT_BYTES_MAX);
         assert_eq!(bounded(JsonMap::new()), JsonMap::new());
+    }
+
+    #[test]
+    fn details_that_would_not_read_back_are_told_by_their_hash() {
+        let details = |text: &str| serde_json::from_str::<JsonMap>(text).unwrap();
+        let nested =
+            |depth: usize| details(&format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth)));
+        assert_eq!(bounded(nested(DETAILS_DEPTH_MAX)), nested(DETAILS_DEPTH_MAX));
+        assert!(bounded(nested(DETAILS_DEPTH_MAX + 1)).contains_key("sha256"));
+        assert!(bounded(nested(126)).contains_key("sha256"));
+        // Read in this order, written in the other.
+        let sign = details(r#"{"a":{"b":1,"$serde_json::private::RawValue":"no json"}}"#);
+        assert!(bounded(sign).contains_key("sha256"));
     }
 }
