@@ -145,7 +145,7 @@ impl Bus {
         };
         let of_each = jetstream.recovered.into_iter().flat_map(|found| {
             let stream = found.stream;
-            let damage = found.findings.into_iter().filter(|finding| finding.is_damage());
+            let damage = found.findings.into_iter().filter(ostler_broker::jetstream::Finding::is_damage);
             let faults = damage.map(|finding| finding.to_string()).chain(found.error);
             faults.map(move |fault| format!("the stream {stream} is damaged: {fault}")).collect::<Vec<_>>()
         });
