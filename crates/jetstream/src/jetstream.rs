@@ -227,7 +227,19 @@ impl JetStream {
         if message.subject.starts_with(b"$JS.") && self.on_reserved(message, now, bus) {
             return;
         }
-        if let Some(id) = self.routes.find(message.subject) {
+        self.publish_to(message.subject, message, now, bus);
+    }
+
+    /// Takes what a consumer delivered to `to`, where streams listen: it is stored in the stream that does, under the
+    /// subject it has, as nats-server does it. Nothing else takes it: a message in a stream is no request.
+    pub fn on_delivery(&mut self, to: &[u8], message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+        self.now = now;
+        self.publish_to(to, message, now, bus);
+    }
+
+    /// Publishes to the stream that has `to` among its subjects.
+    fn publish_to(&mut self, to: &[u8], message: &Incoming<'_>, now: i64, bus: &mut impl Bus) {
+        if let Some(id) = self.routes.find(to) {
             self.touch(id);
             let room = self.check_bytes(id, message);
             if let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) {

@@ -51,9 +51,10 @@ impl Bus for ShardBus<'_> {
         let account = shard.shared.jetstream.place();
         let route = shard.routes[account].get(Hashed::new(subject), index);
         let most = CONGESTED_BYTES.min(shard.limits.stall_bytes() / 2);
+        let queued = shard.streams.0.as_ref().map_or(0, |room| room.queued_bytes);
         let mut is_behind = |target: &Subscription| {
             if is_ours(target) {
-                return false;
+                return queued > most;
             }
             let is_full = target.link.shard != index && {
                 let shards = &shard.shared.shards;

@@ -67,6 +67,8 @@ struct Room {
     routed: HashMap<Box<[u8]>, (usize, Arc<Subscription>)>,
     /// What JetStream sent to itself.
     queue: VecDeque<Queued>,
+    /// Bytes in it, what each message takes beside its own included.
+    queued_bytes: usize,
     /// It was called in this batch.
     is_touched: bool,
     syncs: Syncs,
@@ -83,6 +85,8 @@ struct Room {
 /// A message on its way from JetStream to itself.
 struct Queued {
     bytes: Vec<u8>,
+    /// Where it is sent, when that is not its subject; else empty.
+    to: usize,
     subject: usize,
     reply: usize,
     headers: usize,
@@ -98,6 +102,7 @@ impl Streams {
                 link: Arc::new(Link::new(ID, OWNER, NO_SLOT)),
                 routed: HashMap::new(),
                 queue: VecDeque::new(),
+                queued_bytes: 0,
                 is_touched: true,
                 syncs: Syncs::default(),
                 clock: Clock::default(),
@@ -198,10 +203,19 @@ impl Shard {
         };
         let incoming = incoming_of(message);
         if room.jetstream.is_none() {
-            room.queue.push_back(Queued::new(&incoming));
+            room.enqueue(Queued::new(message.to, &incoming));
             return true;
         }
-        self.call(|jetstream, bus, now| jetstream.on_message(&incoming, now, bus)).is_some()
+        self.hand_in(message.to, &incoming)
+    }
+
+    /// Gives a message to JetStream; `to` when it was sent elsewhere than to its subject.
+    fn hand_in(&mut self, to: Option<&[u8]>, message: &Incoming<'_>) -> bool {
+        let taken = self.call(|jetstream, bus, now| match to {
+            Some(to) => jetstream.on_delivery(to, message, now, bus),
+            None => jetstream.on_message(message, now, bus),
+        });
+        taken.is_some()
     }
 
     /// Ends a batch for JetStream: hands in what it sent itself, writes, and has synced what must be.
@@ -212,10 +226,11 @@ impl Shard {
         let mut queued = 0;
         loop {
             while queued < QUEUED_PER_BATCH
-                && let Some(message) = self.streams.0.as_mut().and_then(|room| room.queue.pop_front())
+                && let Some(message) = self.streams.0.as_mut().and_then(|room| room.dequeue())
             {
                 queued += 1;
-                self.call(|jetstream, bus, now| jetstream.on_message(&message.incoming(), now, bus));
+                let (to, incoming) = message.parts();
+                self.hand_in(to, &incoming);
             }
             let Some(jobs) = self.call(|jetstream, bus, _| jetstream.end_of_batch(bus)) else { return };
             self.begin_syncs(jobs);
@@ -303,18 +318,36 @@ fn incoming_of<'a>(message: &Msg<'a>) -> Incoming<'a> {
     Incoming { subject: message.subject.subject, reply: message.reply.unwrap_or_default(), headers, payload }
 }
 
-impl Queued {
-    fn new(message: &Incoming<'_>) -> Self {
-        let Incoming { subject, reply, headers, payload } = *message;
-        let bytes = [subject, reply, headers, payload].concat();
-        Self { bytes, subject: subject.len(), reply: reply.len(), headers: headers.len() }
+impl Room {
+    fn enqueue(&mut self, message: Queued) {
+        self.queued_bytes += message.size();
+        self.queue.push_back(message);
     }
 
-    fn incoming(&self) -> Incoming<'_> {
-        let (subject, rest) = self.bytes.split_at(self.subject);
+    fn dequeue(&mut self) -> Option<Queued> {
+        let message = self.queue.pop_front()?;
+        self.queued_bytes -= message.size();
+        Some(message)
+    }
+}
+
+impl Queued {
+    fn new(to: Option<&[u8]>, message: &Incoming<'_>) -> Self {
+        let (to, Incoming { subject, reply, headers, payload }) = (to.unwrap_or_default(), *message);
+        let bytes = [to, subject, reply, headers, payload].concat();
+        Self { bytes, to: to.len(), subject: subject.len(), reply: reply.len(), headers: headers.len() }
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>() + self.bytes.len()
+    }
+
+    fn parts(&self) -> (Option<&[u8]>, Incoming<'_>) {
+        let (to, rest) = self.bytes.split_at(self.to);
+        let (subject, rest) = rest.split_at(self.subject);
         let (reply, rest) = rest.split_at(self.reply);
         let (headers, payload) = rest.split_at(self.headers);
-        Incoming { subject, reply, headers, payload }
+        (Some(to).filter(|to| !to.is_empty()), Incoming { subject, reply, headers, payload })
     }
 }
 
