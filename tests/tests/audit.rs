@@ -425,6 +425,31 @@ async fn nobody_but_the_daemon_writes_the_audit_and_agents_do_not_read_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn streams_of_others_write_nothing_into_the_audit() {
+    let daemon = TestDaemon::with(own());
+    let bus = daemon.bus().await;
+    bus.spawn_active("a", script(["wait"])).await;
+    let told = all_stored(&bus).await.seq;
+    let ask = async |subject: &str, request: Value| -> Value {
+        let payload = request.to_string().into();
+        bus.client.request_bytes(subject, payload, Duration::from_secs(3)).await.unwrap()
+    };
+    for (name, dest) in [("E", "audit.local.agent.>"), ("P", "$JS.API.STREAM.>")] {
+        let of = format!("{name}.>");
+        let config = json!({ "name": name, "subjects": [of], "republish": { "src": of, "dest": dest } });
+        let made = ask(&format!("$JS.API.STREAM.CREATE.{name}"), config).await;
+        assert!(made.get("error").is_none(), "{made}");
+    }
+    let forged = json!({ "kind": "command.kill", "by": "alice@box" });
+    assert_eq!(ask("E.a", forged).await["seq"], 1);
+    assert_eq!(ask(&format!("P.DELETE.{AUDIT_STREAM}"), json!({})).await["seq"], 1);
+    bus.pause("a").await;
+    assert!(all_stored(&bus).await.seq > told);
+    assert_chained(&messages(&bus.client, AUDIT_STREAM, "audit.>").await);
+    assert_eq!(verify(&daemon).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn following_outlasts_the_daemon_and_shows_every_entry_once() {
     let mut daemon = TestDaemon::start();
     let bus = daemon.bus().await;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 pub use ostler_jetstream::*;
 
+use ostler_broker_proto::subject::matches;
 use ostler_broker_store::{DirLock, Severity};
 use tokio::sync::oneshot;
 
@@ -35,6 +36,15 @@ pub(crate) struct Store {
     pub(crate) _lock: DirLock,
     pub(crate) dir: PathBuf,
     pub(crate) recovered: Vec<Recovered>,
+    /// Filters of what it sends nothing on.
+    sealed: Vec<String>,
+}
+
+impl Store {
+    /// Whether JetStream sends nothing on a subject: see [`Builder::jetstream_sealed`](crate::Builder::jetstream_sealed).
+    pub(crate) fn is_sealed(&self, subject: &[u8]) -> bool {
+        self.sealed.iter().any(|filter| matches(filter.as_bytes(), subject))
+    }
 }
 
 /// JetStream at this moment. See [`Server::jetstream`].
@@ -54,7 +64,7 @@ pub struct Snapshot {
 pub(crate) type Look = Box<dyn FnOnce(Option<(&mut JetStream, &Store)>) + Send>;
 
 /// Takes the directory and reads what is there. Blocks as long as the disk takes.
-pub(crate) fn open(mut options: Options) -> Result<Opened, Error> {
+pub(crate) fn open(mut options: Options, sealed: Vec<String>) -> Result<Opened, Error> {
     if options.seed == 0 {
         options.seed = fastrand::u64(..);
     }
@@ -84,7 +94,7 @@ pub(crate) fn open(mut options: Options) -> Result<Opened, Error> {
         }
     }
     tracing::info!(directory = %dir.display(), streams = recovered.len(), "JetStream is on");
-    Ok(Opened { jetstream: Box::new(jetstream), store: Store { _lock: lock, dir, recovered } })
+    Ok(Opened { jetstream: Box::new(jetstream), store: Store { _lock: lock, dir, recovered, sealed } })
 }
 
 /// Has the shard that owns JetStream look at it; `None` when it is off. Cancel-safe.

@@ -38,6 +38,8 @@ pub struct Builder {
     pub(crate) jetstream: Option<ostler_jetstream::Options>,
     #[cfg(feature = "jetstream")]
     pub(crate) jetstream_account: Option<String>,
+    #[cfg(feature = "jetstream")]
+    pub(crate) jetstream_sealed: Vec<String>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<crate::tls::Tls>,
     #[cfg(feature = "websocket")]
@@ -62,6 +64,8 @@ impl Default for Builder {
             jetstream: None,
             #[cfg(feature = "jetstream")]
             jetstream_account: None,
+            #[cfg(feature = "jetstream")]
+            jetstream_sealed: Vec::new(),
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "websocket")]
@@ -111,6 +115,17 @@ impl Builder {
     #[cfg(feature = "jetstream")]
     pub fn jetstream_account(mut self, account: impl Into<String>) -> Self {
         self.jetstream_account = Some(account.into());
+        self
+    }
+
+    /// Filters of subjects on which JetStream itself sends nothing: what a stream republishes there, or a consumer
+    /// delivers, goes to nobody. Default none.
+    ///
+    /// Permissions hold for what a connection publishes. Whoever may create a stream decides by its configuration what
+    /// is sent later, and it is nobody's then; what only some may publish is sealed, so that it stays theirs.
+    #[cfg(feature = "jetstream")]
+    pub fn jetstream_sealed(mut self, filters: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.jetstream_sealed = filters.into_iter().map(Into::into).collect();
         self
     }
 
@@ -270,6 +285,15 @@ impl Builder {
         if let Some(account) = self.jetstream_account.as_deref().filter(|account| !is_account(account)) {
             let problem = format!("{account:?} is no account: {ACCOUNT_RULE}");
             return Err(Error::Option { option: "jetstream_account", problem });
+        }
+        #[cfg(feature = "jetstream")]
+        if let Some(filter) = self
+            .jetstream_sealed
+            .iter()
+            .find(|filter| !ostler_broker_proto::subject::is_filter(filter.as_bytes()))
+        {
+            let problem = format!("{filter:?} is no filter of subjects");
+            return Err(Error::Option { option: "jetstream_sealed", problem });
         }
         match self.shards {
             Some(0) => Err(Error::Option { option: "shards", problem: "at least 1".into() }),

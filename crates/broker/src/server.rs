@@ -58,7 +58,10 @@ impl Server {
         #[cfg(feature = "monitor")]
         let monitored = options.monitor.map(http::bind).transpose()?;
         #[cfg(feature = "jetstream")]
-        let mut opened = options.jetstream.clone().map(jetstream::open).transpose()?;
+        let sealed = options.jetstream_sealed.clone();
+        #[cfg(feature = "jetstream")]
+        let mut opened =
+            options.jetstream.clone().map(|options| jetstream::open(options, sealed)).transpose()?;
         let shared = Arc::new(Shared::new(options, KeyPair::new_server().public_key(), listen));
         let server = Self {
             shared: Arc::clone(&shared),

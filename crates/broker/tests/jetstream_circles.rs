@@ -110,3 +110,28 @@ fn resident_bytes() -> usize {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
 }
+
+#[test]
+fn streams_and_consumers_send_nothing_where_it_is_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = local().shards(1).allow_anonymous().jetstream(JetStreamOptions::new(dir.path()));
+    let server = builder.jetstream_sealed(["b.>", "$JS.API.STREAM.PURGE.B"]).start().unwrap();
+    let mut client = Raw::connect(server.local_addr());
+    create(&mut client, "B", "b.>");
+    ask(&mut client, "b.kept", "a client's own");
+    for (name, to) in [("R", "b.>"), ("P", "$JS.API.STREAM.PURGE.>")] {
+        let config = format!(
+            r#"{{"name":"{name}","subjects":["{name}.>"],"storage":"memory","republish":{{"src":"{name}.>","dest":"{to}"}}}}"#
+        );
+        ask(&mut client, &format!("$JS.API.STREAM.CREATE.{name}"), &config);
+        ask(&mut client, &format!("{name}.B"), "{}");
+    }
+    consume(&mut client, "R", "push", r#","deliver_subject":"b.pushed""#);
+    consume(&mut client, "R", "pull", "");
+    client.send("PUB $JS.API.CONSUMER.MSG.NEXT.R.pull b.fetched 1\r\n1\r\n");
+    client.send("PUB $JS.API.INFO b.answered 0\r\n\r\n");
+    ask(&mut client, "R.last", "{}");
+    assert_eq!(subjects(&mut client, "B"), serde_json::json!({"b.kept": 1}));
+    let other = ask(&mut client, "$JS.API.STREAM.INFO.R", "");
+    assert_eq!(other["state"]["messages"], 2);
+}

@@ -307,7 +307,9 @@ fn read_answer(subject: &str, payload: &[u8]) -> Result<JsonMap, Error> {
 
 fn read_direct(subject: &str, message: async_nats::Message, header: &str) -> Result<Stored, Error> {
     let value = |name: &str| {
-        message.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned())
+        // The server's own stand behind those that the message was stored with, which may have the same names.
+        let last = message.headers.as_ref().and_then(|headers| headers.get_last(name));
+        last.map(|value| value.as_str().to_owned())
     };
     let missing = |name: &str| Error::BadReply {
         subject: subject.to_owned(),

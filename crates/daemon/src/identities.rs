@@ -85,8 +85,9 @@ pub(crate) fn admit_all(state: &StateDir) -> Result<Users, Error> {
 }
 
 /// What is published by the engine alone: audit entries, desired states, and what would change or remove their streams.
-/// A person reads them like everybody's; whoever could write them could write the record of what was done.
-fn only_the_engines() -> Vec<String> {
+/// A person reads them like everybody's; whoever could write them could write the record of what was done. Streams
+/// that a person makes are kept from them too: they republish what they take.
+pub(crate) fn only_the_engines() -> Vec<String> {
     let mut subjects = vec![AUDIT_SUBJECTS.to_owned(), DESIRED_SUBJECTS.to_owned()];
     for stream in [AUDIT_STREAM, DESIRED_STREAM] {
         let verbs = ["CREATE", "UPDATE", "DELETE", "PURGE", "RESTORE", "MSG.DELETE"];

@@ -230,7 +230,13 @@ fn start_bus(
             Some(tls) => Server::builder().tls(tls.clone()),
             None => Server::builder(),
         };
-        let builder = if keeps { builder.jetstream(JetStreamOptions::new(state.streams())) } else { builder };
+        let builder = if keeps {
+            builder
+                .jetstream(JetStreamOptions::new(state.streams()))
+                .jetstream_sealed(identities::only_the_engines())
+        } else {
+            builder
+        };
         builder
             .server_name(config.node.name.as_str())
             .max_payload(PAYLOAD_BYTES_MAX)

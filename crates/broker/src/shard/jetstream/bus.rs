@@ -26,8 +26,9 @@ impl Bus for ShardBus<'_> {
         // A stream listens like anybody else, as in nats-server; what is asked of JetStream is not listened to.
         let is_request =
             [b"$JS.API.".as_slice(), b"$JS.ACK.", b"$JS.FC."].iter().any(|of| subject.starts_with(of));
+        let is_sealed = shard.streams.0.as_ref().is_some_and(|room| room.store.is_sealed(subject));
         let listens = |target: &Subscription| {
-            !(target.has_ended() || target.link.is_closed() || is_request && is_ours(target))
+            !(is_sealed || target.has_ended() || target.link.is_closed() || is_request && is_ours(target))
         };
         let local = route.local.iter();
         let remote = route.remote.iter().flat_map(|(_, targets)| targets.iter());
@@ -84,7 +85,9 @@ impl Shard {
         if route.local.is_empty() && route.remote.is_empty() && route.groups.is_empty() {
             return;
         }
-        let Some(room) = self.streams.0.as_deref_mut() else { return };
+        let Some(room) = self.streams.0.as_deref_mut().filter(|room| !room.store.is_sealed(to)) else {
+            return;
+        };
         let mut tail = std::mem::take(&mut room.scratch);
         tail.clear();
         let body = write_tail(&mut tail, reply, headers, payload);
