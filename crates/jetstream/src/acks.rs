@@ -85,6 +85,11 @@ impl AckQueue {
         self.push(reply, more.as_bytes(), seq, Kind::Stored);
     }
 
+    /// Waits to say that a message was stored before, and something behind that.
+    pub(crate) fn duplicate_with(&mut self, reply: &[u8], seq: u64, more: &str) {
+        self.push(reply, more.as_bytes(), seq, Kind::Duplicate);
+    }
+
     /// Waits to say something else.
     pub(crate) fn text(&mut self, reply: &[u8], text: &[u8], refused_as: Option<&'static str>) {
         self.push(reply, text, 0, Kind::Text { refused_as });

@@ -21,7 +21,6 @@ pub(crate) struct PublishHeaders<'a> {
     pub(crate) batch_id: Option<&'a str>,
     pub(crate) batch_seq: Option<u64>,
     pub(crate) batch_commit: Option<&'a [u8]>,
-    pub(crate) fast_batch: bool,
     /// Says something of a schedule.
     pub(crate) schedule: bool,
     pub(crate) required_level: Option<u64>,
@@ -55,7 +54,6 @@ impl<'a> PublishHeaders<'a> {
                 }
                 b"Batch-Commit" => first(&mut found.batch_commit, Some(value)),
                 b"Required-Api-Level" => first(&mut found.required_level, Some(number(value))),
-                b"Fast-Batch" => found.fast_batch = true,
                 _ if rest.starts_with(b"Schedule") => found.schedule = true,
                 _ => {}
             }

@@ -169,6 +169,73 @@ fn counters_go_on_after_a_restart_and_make_up_for_what_was_missed() {
     assert!(text("hdrs").contains(r#"Nats-Counter-Sources: {"C":{"c.1":"99"}}"#), "{}", text("hdrs"));
 }
 
+/// A message of a fast batch, and what was answered to it.
+fn fast(rig: &mut Rig, id: &str, how: &str) -> Vec<String> {
+    let reply = format!("_I.{id}.{how}.$FI");
+    rig.send(&Incoming { subject: b"f", reply: reply.as_bytes(), headers: b"", payload: b"x" });
+    rig.bus.take().into_iter().filter(|sent| sent.to == reply).map(|sent| sent.payload).collect()
+}
+
+#[test]
+fn a_fast_batch_that_falls_silent_is_forgotten_and_what_it_stored_stays() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"F","subjects":["f"],"allow_batched":true}"#);
+    fast(&mut rig, "a", "5.fail.1.0");
+    rig.pass_through(9 * SECOND);
+    fast(&mut rig, "a", "5.fail.2.1");
+    rig.pass_through(9 * SECOND);
+    assert_eq!(fast(&mut rig, "a", "5.fail.2.4"), [r#"{"type":"ack","seq":0,"msgs":5}"#]);
+    rig.pass_through(11 * SECOND);
+    assert!(rig.bus.take().is_empty());
+    assert!(fast(&mut rig, "a", "5.fail.3.1")[0].contains("10208"));
+    assert_eq!(state(&mut rig, "F").0, 2);
+    fast(&mut rig, "b", "5.fail.1.0");
+    rig.restart();
+    assert!(fast(&mut rig, "b", "5.fail.2.2")[0].contains("10208"));
+    assert_eq!(state(&mut rig, "F").0, 3);
+}
+
+#[test]
+fn no_more_fast_batches_are_under_way_than_may_be() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"F","subjects":["f"],"allow_batched":true,"storage":"memory"}"#);
+    for number in 0..1000 {
+        assert!(!fast(&mut rig, &number.to_string(), "5.fail.1.0")[0].contains("error"));
+    }
+    assert!(fast(&mut rig, "more", "5.fail.1.0")[0].contains("10211"));
+    fast(&mut rig, "7", "5.fail.2.3");
+    assert!(!fast(&mut rig, "more", "5.fail.1.0")[0].contains("error"));
+}
+
+#[test]
+fn a_fast_batch_is_told_only_what_is_on_the_disk_and_that_it_failed() {
+    let disk = SimulatedDisk::new();
+    let mut rig = Rig::on(&disk);
+    create(&mut rig, r#"{"name":"F","subjects":["f"],"allow_batched":true}"#);
+    assert_eq!(fast(&mut rig, "a", "1.ok.1.0").len(), 2);
+    let mut send = |how: &str| {
+        let reply = format!("_I.a.{how}.$FI");
+        let message = Incoming { subject: b"f", reply: reply.as_bytes(), headers: b"", payload: b"x" };
+        let now = rig.now;
+        rig.jetstream.as_mut().unwrap().on_message(&message, now, &mut rig.bus);
+        let jobs = rig.jetstream.as_mut().unwrap().end_of_batch(&mut rig.bus);
+        (jobs, rig.bus.take())
+    };
+    let (jobs, sent) = send("1.ok.2.1");
+    assert!(sent.is_empty(), "not on the disk yet: {sent:?}");
+    disk.fail_syncs(1);
+    let mut sent = Vec::new();
+    for job in jobs {
+        let result = job.run();
+        rig.jetstream.as_mut().unwrap().synced(result, &mut rig.bus);
+        sent.append(&mut rig.bus.take());
+    }
+    let told: Vec<_> = sent.iter().filter(|sent| sent.to == "_I.a.1.ok.2.1.$FI").collect();
+    assert!(told.len() == 1 && told[0].payload.contains("error"), "{sent:?}");
+    rig.pass_through(10 * SECOND);
+    assert!(fast(&mut rig, "a", "1.ok.3.1")[0].contains("10208"));
+}
+
 fn schedule(rig: &mut Rig, subject: &str, pattern: &str) {
     let headers = format!("Nats-Schedule: {pattern}\r\nNats-Schedule-Target: s.out");
     let sent = rig.ask_with(subject, &headers, "tick");

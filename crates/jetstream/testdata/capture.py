@@ -16,7 +16,7 @@ class Client:
         self.bytes, self.count, self.messages = b"", 0, []
         self.line()
         self.socket.sendall(b'CONNECT {"verbose":false,"headers":true,"no_responders":true,"protocol":1}\r\nSUB _I.* 1\r\n'
-                            + b"".join(b"SUB _P.%d %d\r\n" % (i, i + 1) for i in range(1, 9)))
+                            + b"".join(b"SUB _P.%d %d\r\nSUB _P.%d.> %d\r\n" % (i, i + 1, i, i + 11) for i in range(1, 9)))
 
     def fill(self):
         more = self.socket.recv(65536)
@@ -47,7 +47,7 @@ class Client:
         body = self.take(total + 2)[:-2]
         reply = parts[3].decode() if len(parts) > shortest else ""
         subject, sid = parts[1].decode(), int(parts[2])
-        self.messages.append({"to": "" if sid == 1 else f"_P.{sid - 1}", "subject": "" if subject.startswith("_I.") else subject, "reply": reply,
+        self.messages.append({"to": "" if sid == 1 else f"_P.{(sid - 1) % 10}", "subject": "" if subject.startswith("_I.") else subject, "reply": reply,
                               "headers": body[:header].decode().replace("\r\n", "|"), "payload": body[header:].decode()})
 
     def ask(self, subject, payload="", headers=None, wait=0.15, reply=None):

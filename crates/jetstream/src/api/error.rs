@@ -127,11 +127,15 @@ refusals! {
     batch_duplicate = 400 10201 "atomic publish batch contains duplicate message id";
     schedule_source = 400 10203 "message schedules source is invalid";
     batch_disabled = 400 10205 "batch publish is disabled";
+    batch_pattern_invalid = 400 10206 "batch publish pattern is invalid";
+    fast_batch_id_invalid = 400 10207 "batch publish ID is invalid";
+    fast_batch_unknown = 400 10208 "batch publish ID unknown";
 }
 
 refusals! {
     required_level = 412 10185 "JetStream minimum api level required";
     too_many_batches = 429 10210 "atomic publish too many inflight";
+    too_many_fast_batches = 429 10211 "batch publish too many inflight";
     schedule_scheduler = 400 10212 "message schedules invalid scheduler";
     schedule_zone = 400 10223 "message schedules time zone is invalid";
 }

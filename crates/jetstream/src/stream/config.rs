@@ -167,7 +167,6 @@ pub struct StreamConfig {
     pub allow_msg_schedules: bool,
     #[serde(skip_serializing_if = "is_default")]
     pub persist_mode: PersistMode,
-    /// Refused.
     #[serde(skip_serializing_if = "is_default")]
     pub allow_batched: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -186,7 +185,6 @@ impl StreamConfig {
     pub fn completed(mut self) -> Result<Self, ApiError> {
         self.check_name()?;
         self.check_origins()?;
-        self.check_supported()?;
         for limit in [
             &mut self.max_consumers,
             &mut self.max_msgs,
@@ -267,15 +265,6 @@ impl StreamConfig {
             )));
         }
         Ok(())
-    }
-
-    /// A feature that is silently left out would lose somebody's messages.
-    fn check_supported(&self) -> Result<(), ApiError> {
-        let wanted = [(self.allow_batched, "allow_batched")];
-        match wanted.iter().find(|(wanted, _)| *wanted) {
-            Some((_, feature)) => Err(ApiError::unsupported(feature)),
-            None => Ok(()),
-        }
     }
 
     /// What counters, batches and schedules cannot be together with.
@@ -458,6 +447,9 @@ impl StreamConfig {
 
     /// The lowest API level that knows everything that is asked for here.
     pub(crate) fn required_level(&self) -> u8 {
+        if self.allow_batched {
+            return 4;
+        }
         let kinds = self.allow_msg_counter || self.allow_atomic || self.allow_msg_schedules;
         if kinds || self.persist_mode == PersistMode::Async {
             2
@@ -530,7 +522,6 @@ mod tests {
                 r#"{"name":"T","republish":{"dest":"T"}}"#,
                 "stream configuration for republish destination forms a cycle",
             ),
-            (r#"{"name":"T","allow_batched":true}"#, "allow_batched is not supported by this server"),
         ] {
             assert_eq!(refused(json), reason, "{json}");
         }

@@ -8,6 +8,7 @@ mod counter;
 mod cron;
 mod dedupe;
 mod expire;
+mod fast;
 mod feed;
 mod intake;
 mod publish;
@@ -48,6 +49,7 @@ use crate::options::Context;
 use crate::time::{SECOND, Time};
 use batch::Batches;
 use dedupe::Dedupe;
+use fast::FastBatches;
 use feed::Feed;
 use restore::is_restoring;
 use schedule::Schedules;
@@ -83,6 +85,7 @@ pub(crate) struct Stream {
     transform: Option<Transform>,
     republish: Option<Transform>,
     batches: Batches,
+    fast_batches: FastBatches,
     schedules: Schedules,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
@@ -231,6 +234,7 @@ impl Stream {
             dir,
             consumers: BTreeMap::new(),
             batches: Batches::default(),
+            fast_batches: FastBatches::default(),
             schedules: Schedules::default(),
             feeds: Vec::new(),
             is_origin: false,
@@ -269,12 +273,14 @@ impl Stream {
     /// Does what time asks for beside expiry and consumers.
     pub(crate) fn tick(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
         self.give_up_batches(now, bus, context);
+        self.fast_batches.forget_silent(now);
         self.publish_scheduled(now, bus);
     }
 
     /// When [`Stream::tick`] has something to do.
     pub(crate) fn next_tick(&self) -> Option<i64> {
-        self.next_batch_due().into_iter().chain(self.schedules.next_due()).min()
+        let batches = [self.next_batch_due(), self.fast_batches.next_due()];
+        batches.into_iter().flatten().chain(self.schedules.next_due()).min()
     }
 
     fn save_meta(&mut self) -> Result<(), Error> {
@@ -309,6 +315,9 @@ impl Stream {
         self.transform = prepared_transform(&self.config);
         self.republish = prepared_republish(&self.config);
         self.prepare_feeds();
+        if !self.config.allow_batched {
+            self.fast_batches.clear();
+        }
         if self.config.allow_msg_schedules != before.allow_msg_schedules {
             self.recall_schedules();
         }
@@ -475,6 +484,10 @@ impl Stream {
             self.acks.refuse_above(kept, &reason, bus);
         } else {
             self.acks.refuse_unwritten(kept, &reason, bus);
+        }
+        // They go on counting from what is not there.
+        for reply in self.fast_batches.take_above(kept) {
+            self.refuse(&reply, &reason, bus);
         }
         self.dirty = true;
         self.dedupe.forget_above(kept);

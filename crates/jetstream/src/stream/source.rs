@@ -123,6 +123,7 @@ impl StreamConfig {
                 (self.first_seq > 0, 10143, "stream mirrors can not have first sequence configured"),
                 (self.allow_msg_counter, 10173, "stream mirrors can not also calculate counters"),
                 (self.allow_atomic, 10198, "stream mirrors can not also use atomic publishing"),
+                (self.allow_batched, 10209, "stream mirrors can not also use batch publishing"),
                 (self.allow_msg_schedules, 10186, "stream mirrors can not also schedule messages"),
             ];
             if let Some((_, number, text)) = refused.iter().find(|(wrong, ..)| *wrong) {
