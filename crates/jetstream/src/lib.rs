@@ -47,10 +47,9 @@
 //!
 //! # Known limits
 //!
-//! Not there yet: streams of other servers as mirrors and sources, sources through a prepared consumer, ack policy
-//! `flow_control`. A configuration that asks for one is refused, naming it. Compression and placement are kept and have
-//! no effect. One account. In a fast batch a wrong `Nats-Expected-Last-Msg-Id` is refused like any other expectation,
-//! where nats-server leaves the batch half open.
+//! Not there yet: fast batches, streams of other servers as mirrors and sources, sources through a prepared
+//! consumer, ack policy `flow_control`. A configuration that asks for one is refused, naming it. Compression and
+//! placement are kept and have no effect. One account.
 #![forbid(unsafe_code)]
 
 mod acks;
@@ -86,6 +85,8 @@ mod tests_consumers;
 mod tests_crash;
 #[cfg(test)]
 mod tests_disk;
+#[cfg(test)]
+mod tests_schedules;
 #[cfg(test)]
 mod tests_space;
 #[cfg(test)]

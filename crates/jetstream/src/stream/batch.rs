@@ -201,6 +201,7 @@ impl Stream {
         let mut ready = Vec::with_capacity(messages.len());
         let (mut subjects, mut ids) = (HashSet::new(), HashSet::new());
         let mut totals: HashMap<Box<[u8]>, Total> = HashMap::new();
+        let mut scheduled: HashMap<Box<[u8]>, bool> = HashMap::new();
         self.dedupe.forget_before(now - self.config.duplicate_window);
         for (index, staged) in messages.into_iter().enumerate() {
             let Staged { subject, mut headers, mut payload } = staged;
@@ -221,6 +222,8 @@ impl Stream {
                 }
             }
             self.check_expected_behind(&subject, &asked, index as u64)?;
+            let in_batch = |subject: &[u8]| scheduled.get(subject).copied();
+            let ended = self.check_schedule_end(&incoming, &asked, in_batch)?.map(Into::into);
             let schedule = self.check_schedule(&incoming, &asked, now)?;
             if let Some(id) = asked.msg_id
                 && (self.dedupe.find(id).is_some() || !ids.insert(id.to_owned()))
@@ -249,13 +252,14 @@ impl Stream {
                 headers = schedule.stored_headers(&headers);
             }
             subjects.insert(subject.to_vec());
+            scheduled.insert(subject.clone(), schedule.is_some());
             let expires = match ttl {
                 Some(crate::headers::Ttl::After(nanos)) => Some(now.saturating_add(nanos)),
                 _ => None,
             };
             let rollup = if schedule.is_some() { Rollup::Subject } else { rollup };
             let due = schedule.map(|schedule| schedule.due());
-            ready.push(Ready { subject, headers, payload, expires, rollup, msg_id, due });
+            ready.push(Ready { subject, headers, payload, expires, rollup, msg_id, due, ended });
         }
         self.check_batch_fits(&ready)?;
         Ok(ready)
@@ -320,9 +324,7 @@ impl Stream {
                 self.dedupe.insert(id, seq, now);
             }
             self.roll_up(ready.rollup, &ready.subject, seq);
-            if let Some(due) = ready.due {
-                self.schedules.insert(&ready.subject, seq, due);
-            }
+            self.settle_schedule(&ready.subject, seq, ready.due, ready.ended.as_deref());
             self.republish(&ready.incoming(), seq, last, now, bus);
         }
         self.last_id = ready.last().and_then(|ready| ready.msg_id.clone());
@@ -408,6 +410,8 @@ struct Ready {
     rollup: Rollup,
     msg_id: Option<Box<str>>,
     due: Option<i64>,
+    /// The subject of the schedule that ends with it.
+    ended: Option<Box<[u8]>>,
 }
 
 impl Ready {

@@ -1,6 +1,7 @@
 //! One stream: its store, its window of duplicates, the answers that wait for the disk. Publishing, expiry and reading
 //! are in the files below; the API's commands are beside it.
 
+mod agenda;
 mod batch;
 mod config;
 mod consumers;
@@ -8,7 +9,6 @@ mod counter;
 mod cron;
 mod dedupe;
 mod expire;
-mod fast;
 mod feed;
 mod intake;
 mod publish;
@@ -47,12 +47,11 @@ use crate::consumer::Consumer;
 use crate::headers::PublishHeaders;
 use crate::options::Context;
 use crate::time::{SECOND, Time};
+use agenda::Schedules;
 use batch::Batches;
 use dedupe::Dedupe;
-use fast::FastBatches;
 use feed::Feed;
 use restore::is_restoring;
-use schedule::Schedules;
 use transform::Transform;
 
 /// The checkpoint that holds a stream's configuration.
@@ -85,7 +84,6 @@ pub(crate) struct Stream {
     transform: Option<Transform>,
     republish: Option<Transform>,
     batches: Batches,
-    fast_batches: FastBatches,
     schedules: Schedules,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
@@ -205,7 +203,7 @@ impl Stream {
         };
         stream.drop_torn_batch()?;
         stream.refill_window(now);
-        stream.recall_schedules();
+        stream.recall_schedules(stream.store.last_seq());
         stream.prepare_feeds();
         stream.recall_feeds();
         stream.load_consumers(now);
@@ -234,7 +232,6 @@ impl Stream {
             dir,
             consumers: BTreeMap::new(),
             batches: Batches::default(),
-            fast_batches: FastBatches::default(),
             schedules: Schedules::default(),
             feeds: Vec::new(),
             is_origin: false,
@@ -273,14 +270,12 @@ impl Stream {
     /// Does what time asks for beside expiry and consumers.
     pub(crate) fn tick(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
         self.give_up_batches(now, bus, context);
-        self.fast_batches.forget_silent(now);
         self.publish_scheduled(now, bus);
     }
 
     /// When [`Stream::tick`] has something to do.
     pub(crate) fn next_tick(&self) -> Option<i64> {
-        let batches = [self.next_batch_due(), self.fast_batches.next_due()];
-        batches.into_iter().flatten().chain(self.schedules.next_due()).min()
+        self.next_batch_due().into_iter().chain(self.schedules.next_due()).min()
     }
 
     fn save_meta(&mut self) -> Result<(), Error> {
@@ -315,11 +310,8 @@ impl Stream {
         self.transform = prepared_transform(&self.config);
         self.republish = prepared_republish(&self.config);
         self.prepare_feeds();
-        if !self.config.allow_batched {
-            self.fast_batches.clear();
-        }
         if self.config.allow_msg_schedules != before.allow_msg_schedules {
-            self.recall_schedules();
+            self.recall_schedules(self.store.last_seq());
         }
         self.age_cursor = 0;
         if self.config.max_msgs_per_subject != before.max_msgs_per_subject {
@@ -415,6 +407,7 @@ impl Stream {
         match self.store.sync_ticket() {
             Ok(Some(job)) => {
                 self.syncing = true;
+                self.schedules.unsynced = false;
                 self.acks.cover();
                 Some(job)
             }
@@ -463,7 +456,8 @@ impl Stream {
         // alone until its time comes.
         let behind = self.store.durable_seq() < self.store.last_seq();
         let taken = !self.ailing && behind && (self.is_origin || !self.feeds.is_empty());
-        let awaited = !self.acks.is_empty() || taken;
+        let remembered = !self.ailing && self.schedules.unsynced;
+        let awaited = !self.acks.is_empty() || taken || remembered;
         if served.is_none() && awaited { self.next_sync(bus) } else { served }
     }
 
@@ -485,14 +479,10 @@ impl Stream {
         } else {
             self.acks.refuse_unwritten(kept, &reason, bus);
         }
-        // They go on counting from what is not there.
-        for reply in self.fast_batches.take_above(kept) {
-            self.refuse(&reply, &reason, bus);
-        }
         self.dirty = true;
         self.dedupe.forget_above(kept);
         self.undone += 1;
-        self.recall_schedules();
+        self.recall_schedules(kept);
         self.recall_feeds();
         for feed in &mut self.feeds {
             feed.retry_at = Some(self.now + SECOND);

@@ -5,7 +5,6 @@ use ostler_broker_proto::subject;
 use ostler_broker_store::{Erase, Error, NewMessage};
 
 use super::config::{Discard, Retention};
-use super::fast::is_fast;
 use super::{Stream, disk_refusal};
 use crate::api::ApiError;
 use crate::bus::{Bus, Incoming, publish};
@@ -21,7 +20,7 @@ const MEMORY_OVERHEAD: usize = 16;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+enum Outcome {
     Stored(u64),
     /// With the sum that is stored.
     Counted(u64, String),
@@ -69,9 +68,6 @@ impl Stream {
         let transformed = self.transformed(message.subject);
         let message = &Incoming { subject: transformed.as_deref().unwrap_or(message.subject), ..*message };
         let asked = PublishHeaders::read(message.headers);
-        if is_fast(message.reply) {
-            return self.publish_fast(message, &asked, now, bus);
-        }
         if let Some(id) = asked.batch_id {
             return self.publish_batched(message, &asked, id, now, bus, context);
         }
@@ -129,34 +125,13 @@ impl Stream {
         }
     }
 
-    /// Acknowledges a batch of so many messages.
-    pub(super) fn acknowledge_batch(
-        &mut self,
-        reply: &[u8],
-        seq: u64,
-        duplicate: bool,
-        (id, count): (&str, u64),
-        bus: &mut impl Bus,
-    ) {
-        self.dirty = true;
-        let more = format!(",\"batch\":{},\"count\":{count}", serde_json::Value::from(id));
-        if duplicate {
-            self.acks.duplicate_with(reply, seq, &more);
-        } else {
-            self.acks.stored_with(reply, seq, &more);
-        }
-        if self.answers_at_once() {
-            self.acks.release(bus);
-        }
-    }
-
     pub(crate) fn refuse(&mut self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
         if !self.config.no_ack {
             self.acks.refuse_one(reply, error, bus);
         }
     }
 
-    pub(super) fn store_checked(
+    fn store_checked(
         &mut self,
         message: &Incoming<'_>,
         asked: &PublishHeaders<'_>,
@@ -165,6 +140,9 @@ impl Stream {
     ) -> Result<Outcome, Refusal> {
         if self.config.sealed {
             return Err(ApiError::stream_sealed().into());
+        }
+        if asked.fast_batch {
+            return Err(ApiError::batch_disabled().into());
         }
         if asked.required_level.is_some_and(|level| level > u64::from(API_LEVEL)) {
             return Err(ApiError::required_level().into());
@@ -175,6 +153,7 @@ impl Stream {
         }
         let ttl = self.ttl(asked)?;
         self.check_expected(message.subject, asked)?;
+        let ended = self.check_schedule_end(message, asked, |_| None)?;
         let schedule = self.check_schedule(message, asked, now)?;
         if let Some(id) = asked.msg_id {
             self.dedupe.forget_before(now - self.config.duplicate_window);
@@ -205,7 +184,7 @@ impl Stream {
         };
         let last_on_subject = self.last_for_republish(message.subject);
         let seq = self.store_passed(message, asked, ttl, rollup, now)?;
-        self.settle_schedule(message.subject, seq, schedule.map(|schedule| schedule.due()));
+        self.settle_schedule(message.subject, seq, schedule.map(|schedule| schedule.due()), ended);
         self.republish(message, seq, last_on_subject, now, bus);
         Ok(match counted {
             Some(counted) => Outcome::Counted(seq, counted.value()),
@@ -213,12 +192,21 @@ impl Stream {
         })
     }
 
-    /// What was stored on a subject is its schedule now, or ends it.
-    pub(super) fn settle_schedule(&mut self, subject: &[u8], seq: u64, due: Option<i64>) {
+    /// What was stored on a subject is its schedule now, or takes its place, and ends the one it names.
+    pub(super) fn settle_schedule(
+        &mut self,
+        subject: &[u8],
+        seq: u64,
+        due: Option<i64>,
+        ended: Option<&[u8]>,
+    ) {
         match due {
             Some(due) => self.schedules.insert(subject, seq, due),
             None if self.schedules.is_empty() => {}
-            None => self.schedules.remove(subject),
+            None => drop(self.schedules.remove(subject)),
+        }
+        if let Some(ended) = ended {
+            self.end_schedule(ended);
         }
     }
 

@@ -94,7 +94,7 @@ impl Stream {
         };
         finish(self).map_err(|error| disk_refusal(&error))?;
         self.refill_window(now);
-        self.recall_schedules();
+        self.recall_schedules(self.store.last_seq());
         self.recall_feeds();
         self.enforce_all_subjects();
         self.enforce_totals();

@@ -1,15 +1,12 @@
 //! Scheduled messages: a message whose headers say when it is to be published, and where. It stays in the stream as the
 //! schedule; what it makes is stored like any message and says when the next one comes.
 //!
-//! What was made says in `Nats-Scheduler` and `Nats-Schedule-Next` by whom and when again. So a restart knows where it was:
-//! nothing is made twice, and what was missed meanwhile is made once.
-
-use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
+//! A restart knows where each was ([`agenda`](super::agenda)): nothing is made twice, and what was missed meanwhile is
+//! made once. A publisher ends a schedule with a message on another subject that names it in `Nats-Scheduler` and says
+//! `Nats-Schedule-Next: purge`: both happen, or neither. Nobody else may write what a schedule writes.
 
 use ostler_broker_proto::headers::HeaderBlock;
 use ostler_broker_proto::subject;
-use ostler_broker_store::Selection;
 
 use super::Stream;
 use super::cron::{Pattern, PatternError};
@@ -28,51 +25,22 @@ const ZONE: &str = "Nats-Schedule-Time-Zone";
 const NEXT: &str = "Nats-Schedule-Next";
 const SCHEDULER: &str = "Nats-Scheduler";
 /// Instead of a time: the schedule is over.
-const PURGE: &str = "purge";
+pub(super) const PURGE: &str = "purge";
 /// What concerned the schedule and not what it makes.
-const NOT_MADE: [&str; 6] =
-    ["Nats-Schedule:", "Nats-Schedule-", "Nats-Expected-", "Nats-Msg-Id:", "Nats-TTL:", "Nats-Rollup:"];
+const NOT_MADE: [&str; 8] = [
+    "Nats-Schedule:",
+    "Nats-Schedule-",
+    "Nats-Scheduler:",
+    "Nats-Batch-",
+    "Nats-Expected-",
+    "Nats-Msg-Id:",
+    "Nats-TTL:",
+    "Nats-Rollup:",
+];
 /// At most so many are made at once.
 const PER_TICK: usize = 1000;
 /// When what was refused is tried again.
 const RETRY: i64 = SECOND;
-
-/// The schedules of a stream: one for each subject.
-#[derive(Debug, Default)]
-pub(super) struct Schedules {
-    by_subject: HashMap<Box<[u8]>, (u64, i64)>,
-    by_time: BTreeSet<(i64, u64, Box<[u8]>)>,
-}
-
-impl Schedules {
-    /// Remembers a schedule; an earlier one on its subject is over.
-    pub(super) fn insert(&mut self, subject: &[u8], seq: u64, due: i64) {
-        self.remove(subject);
-        self.by_subject.insert(subject.into(), (seq, due));
-        self.by_time.insert((due, seq, subject.into()));
-    }
-
-    /// Something else was stored on a subject, or the schedule is over.
-    pub(super) fn remove(&mut self, subject: &[u8]) {
-        if let Some((subject, (seq, due))) = self.by_subject.remove_entry(subject) {
-            self.by_time.remove(&(due, seq, subject));
-        }
-    }
-
-    fn first_due(&self, now: i64) -> Option<(u64, Box<[u8]>)> {
-        let (due, seq, subject) = self.by_time.first()?;
-        (*due <= now).then(|| (*seq, subject.clone()))
-    }
-
-    /// When the next one is due.
-    pub(super) fn next_due(&self) -> Option<i64> {
-        self.by_time.first().map(|(due, ..)| *due)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_subject.is_empty()
-    }
-}
 
 /// A schedule that may be stored.
 #[derive(Debug)]
@@ -99,19 +67,19 @@ impl Schedule {
 
 /// What a block says of a schedule.
 #[derive(Debug, Default, Clone, Copy)]
-struct Said<'a> {
+pub(super) struct Said<'a> {
     pattern: Option<&'a str>,
     target: Option<&'a str>,
     source: Option<&'a str>,
     ttl: Option<&'a str>,
     rollup: Option<&'a str>,
     zone: Option<&'a str>,
-    next: Option<&'a str>,
-    scheduler: Option<&'a str>,
+    pub(super) next: Option<&'a str>,
+    pub(super) scheduler: Option<&'a str>,
 }
 
 impl<'a> Said<'a> {
-    fn read(headers: &'a [u8]) -> Self {
+    pub(super) fn read(headers: &'a [u8]) -> Self {
         let Ok(block) = HeaderBlock::parse(headers) else { return Self::default() };
         let value = |name: &str| block.get(name).and_then(|value| std::str::from_utf8(value).ok());
         Self {
@@ -121,9 +89,14 @@ impl<'a> Said<'a> {
             ttl: value(TTL).filter(|ttl| !ttl.is_empty()),
             rollup: value(ROLLUP).filter(|rollup| !rollup.is_empty()),
             zone: value(ZONE),
-            next: value(NEXT),
-            scheduler: value(SCHEDULER),
+            next: value(NEXT).filter(|next| !next.is_empty()),
+            scheduler: value(SCHEDULER).filter(|scheduler| !scheduler.is_empty()),
         }
+    }
+
+    /// When it is to be published, if that can be read.
+    pub(super) fn pattern(&self) -> Option<Pattern> {
+        Pattern::parse(self.pattern?, self.zone).ok()
     }
 }
 
@@ -142,9 +115,6 @@ impl Stream {
         let Some(text) = said.pattern else { return Ok(None) };
         if !self.config.allow_msg_schedules {
             return Err(ApiError::schedules_disabled());
-        }
-        if said.next.is_some() || said.scheduler.is_some() {
-            return Err(ApiError::schedule_scheduler());
         }
         let pattern = Pattern::parse(text, said.zone).map_err(|error| match error {
             PatternError::Pattern => ApiError::schedule_pattern(),
@@ -173,77 +143,85 @@ impl Stream {
         Ok(Some(Schedule { due, rolls_up: asked.rollup.is_some() }))
     }
 
+    /// Checks what a message says of a schedule that is to end with it, and says on which subject that is. `in_batch`
+    /// tells whether the message before it on a subject, when that is in the same batch, is a schedule.
+    pub(super) fn check_schedule_end<'a>(
+        &self,
+        message: &Incoming<'a>,
+        asked: &PublishHeaders<'_>,
+        in_batch: impl Fn(&[u8]) -> Option<bool>,
+    ) -> Result<Option<&'a [u8]>, ApiError> {
+        if !asked.schedule {
+            return Ok(None);
+        }
+        let said = Said::read(message.headers);
+        let ended = match (said.scheduler.map(str::as_bytes), said.next) {
+            (None, None) => return Ok(None),
+            (Some(ended), Some(PURGE)) => ended,
+            (Some(_), _) | (None, Some(_)) => return Err(ApiError::schedule_scheduler()),
+        };
+        if ended == message.subject || !subject::is_literal(ended) || !subject::is_readable(ended) {
+            return Err(ApiError::schedule_scheduler());
+        }
+        if !self.config.allow_msg_schedules {
+            return Err(ApiError::schedules_disabled());
+        }
+        // What is there is a schedule, or nothing is.
+        let stored = || self.schedules.has(ended) || self.store.last_on(ended, u64::MAX).is_none();
+        if !in_batch(ended).unwrap_or_else(stored) {
+            return Err(ApiError::schedule_scheduler());
+        }
+        Ok(Some(ended))
+    }
+
+    /// Ends the schedule on a subject.
+    pub(super) fn end_schedule(&mut self, subject: &[u8]) {
+        if let Some(seq) = self.schedules.remove(subject) {
+            self.drop_message(seq);
+        }
+    }
+
     fn is_own(&self, subject: &[u8]) -> bool {
         let own = |filter: &String| subject::matches(filter.as_bytes(), subject);
         subject::is_literal(subject) && self.config.subjects.iter().any(own)
     }
 
-    /// Finds the schedules again after a restart.
-    pub(super) fn recall_schedules(&mut self) {
-        self.schedules = Schedules::default();
-        if !self.config.allow_msg_schedules {
-            return;
-        }
-        let (schedules, mut over) = (&mut self.schedules, Vec::new());
-        // What cannot be read is reported where it is read; it is no schedule any more.
-        let _ = self.store.scan(&mut Selection::all(), 1, |message| {
-            let said = Said::read(message.headers);
-            let pattern = said.pattern.and_then(|text| Pattern::parse(text, said.zone).ok());
-            schedules.remove(message.subject);
-            if let Some(due) = pattern.and_then(|pattern| pattern.after(message.time_ns)) {
-                schedules.insert(message.subject, message.seq, due);
-            }
-            if let (Some(scheduler), Some(next)) = (said.scheduler, said.next)
-                && let Some((seq, _)) = schedules.by_subject.get(scheduler.as_bytes()).copied()
-            {
-                match Time::parse(next).and_then(Time::nanos) {
-                    Some(due) => schedules.insert(scheduler.as_bytes(), seq, due),
-                    None if next == PURGE => {
-                        schedules.remove(scheduler.as_bytes());
-                        over.push(seq);
-                    }
-                    None => {}
-                }
-            }
-            ControlFlow::Continue(())
-        });
-        for seq in over {
-            self.drop_message(seq);
-        }
-    }
-
     /// Publishes what is due.
     pub(super) fn publish_scheduled(&mut self, now: i64, bus: &mut impl Bus) {
+        let mut made_any = false;
         for _ in 0..PER_TICK {
-            let Some((seq, subject)) = self.schedules.first_due(now) else { return };
+            let Some((seq, subject)) = self.schedules.first_due(now) else { break };
             match self.make_scheduled(seq, &subject, now, bus) {
-                Ok(Some(next)) => self.schedules.insert(&subject, seq, next),
-                Ok(None) => {
-                    self.schedules.remove(&subject);
-                    self.drop_message(seq);
+                Ok(Some((made, next))) => {
+                    self.schedules.advance(&subject, seq, made, next);
+                    made_any = true;
                 }
-                Err(Refusal::Disk(error)) => {
-                    self.write_failed(&error, bus);
-                    self.schedules.insert(&subject, seq, now + RETRY);
+                Ok(None) => self.end_schedule(&subject),
+                Err(refused) => {
+                    if let Refusal::Disk(error) = refused {
+                        self.write_failed(&error, bus);
+                    }
+                    self.schedules.postpone(&subject, seq, now + RETRY);
                 }
-                Err(Refusal::Request(_)) => self.schedules.insert(&subject, seq, now + RETRY),
             }
+        }
+        if made_any {
+            self.save_schedules();
         }
     }
 
-    /// Publishes one, and says when it is due again.
+    /// Publishes one, and says under which sequence and when it is due again, if it is.
     fn make_scheduled(
         &mut self,
         seq: u64,
         scheduler: &[u8],
         now: i64,
         bus: &mut impl Bus,
-    ) -> Result<Option<i64>, Refusal> {
+    ) -> Result<Option<(u64, i64)>, Refusal> {
         // It was removed, or cannot be read any more.
         let Ok(Some(message)) = self.store.get(seq) else { return Ok(None) };
         let said = Said::read(message.headers);
-        let pattern = said.pattern.and_then(|text| Pattern::parse(text, said.zone).ok());
-        let (Some(pattern), Some(target)) = (pattern, said.target.map(str::to_owned)) else {
+        let (Some(pattern), Some(target)) = (said.pattern(), said.target.map(str::to_owned)) else {
             return Ok(None);
         };
         let next = if pattern.repeats() { pattern.after(now) } else { None };
@@ -275,6 +253,6 @@ impl Stream {
         self.schedules.remove(incoming.subject);
         self.new_messages = true;
         self.republish(&incoming, stored, last, now, bus);
-        Ok(next)
+        Ok(next.map(|next| (stored, next)))
     }
 }
