@@ -47,9 +47,10 @@
 //!
 //! # Known limits
 //!
-//! Not there yet: fast batches, streams of other servers as mirrors and sources, sources through a prepared
-//! consumer, ack policy `flow_control`. A configuration that asks for one is refused, naming it. Compression and
-//! placement are kept and have no effect. One account.
+//! Not there yet: streams of other servers as mirrors and sources, sources through a prepared consumer, ack policy
+//! `flow_control`. A configuration that asks for one is refused, naming it. Compression and placement are kept and have
+//! no effect. One account. In a fast batch a wrong `Nats-Expected-Last-Msg-Id` is refused like any other expectation,
+//! where nats-server leaves the batch half open.
 #![forbid(unsafe_code)]
 
 mod acks;

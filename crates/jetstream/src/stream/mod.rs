@@ -9,6 +9,7 @@ mod counter;
 mod cron;
 mod dedupe;
 mod expire;
+mod fast;
 mod feed;
 mod intake;
 mod publish;
@@ -50,6 +51,7 @@ use crate::time::{SECOND, Time};
 use agenda::Schedules;
 use batch::Batches;
 use dedupe::Dedupe;
+use fast::FastBatches;
 use feed::Feed;
 use restore::is_restoring;
 use transform::Transform;
@@ -84,6 +86,7 @@ pub(crate) struct Stream {
     transform: Option<Transform>,
     republish: Option<Transform>,
     batches: Batches,
+    fast_batches: FastBatches,
     schedules: Schedules,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
@@ -232,6 +235,7 @@ impl Stream {
             dir,
             consumers: BTreeMap::new(),
             batches: Batches::default(),
+            fast_batches: FastBatches::default(),
             schedules: Schedules::default(),
             feeds: Vec::new(),
             is_origin: false,
@@ -270,12 +274,14 @@ impl Stream {
     /// Does what time asks for beside expiry and consumers.
     pub(crate) fn tick(&mut self, now: i64, bus: &mut impl Bus, context: &Context) {
         self.give_up_batches(now, bus, context);
+        self.fast_batches.forget_silent(now);
         self.publish_scheduled(now, bus);
     }
 
     /// When [`Stream::tick`] has something to do.
     pub(crate) fn next_tick(&self) -> Option<i64> {
-        self.next_batch_due().into_iter().chain(self.schedules.next_due()).min()
+        let batches = [self.next_batch_due(), self.fast_batches.next_due()];
+        batches.into_iter().flatten().chain(self.schedules.next_due()).min()
     }
 
     fn save_meta(&mut self) -> Result<(), Error> {
@@ -310,6 +316,9 @@ impl Stream {
         self.transform = prepared_transform(&self.config);
         self.republish = prepared_republish(&self.config);
         self.prepare_feeds();
+        if !self.config.allow_batched {
+            self.fast_batches.clear();
+        }
         if self.config.allow_msg_schedules != before.allow_msg_schedules {
             self.recall_schedules(self.store.last_seq());
         }
@@ -478,6 +487,10 @@ impl Stream {
             self.acks.refuse_above(kept, &reason, bus);
         } else {
             self.acks.refuse_unwritten(kept, &reason, bus);
+        }
+        // They go on counting from what is not there.
+        for reply in self.fast_batches.take_above(kept) {
+            self.refuse(&reply, &reason, bus);
         }
         self.dirty = true;
         self.dedupe.forget_above(kept);

@@ -5,6 +5,7 @@ use ostler_broker_proto::subject;
 use ostler_broker_store::{Erase, Error, NewMessage};
 
 use super::config::{Discard, Retention};
+use super::fast::is_fast;
 use super::{Stream, disk_refusal};
 use crate::api::ApiError;
 use crate::bus::{Bus, Incoming, publish};
@@ -20,7 +21,7 @@ const MEMORY_OVERHEAD: usize = 16;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Stored(u64),
     /// With the sum that is stored.
     Counted(u64, String),
@@ -68,6 +69,9 @@ impl Stream {
         let transformed = self.transformed(message.subject);
         let message = &Incoming { subject: transformed.as_deref().unwrap_or(message.subject), ..*message };
         let asked = PublishHeaders::read(message.headers);
+        if is_fast(message.reply) {
+            return self.publish_fast(message, &asked, now, bus);
+        }
         if let Some(id) = asked.batch_id {
             return self.publish_batched(message, &asked, id, now, bus, context);
         }
@@ -125,13 +129,34 @@ impl Stream {
         }
     }
 
+    /// Acknowledges a batch of so many messages.
+    pub(super) fn acknowledge_batch(
+        &mut self,
+        reply: &[u8],
+        seq: u64,
+        duplicate: bool,
+        (id, count): (&str, u64),
+        bus: &mut impl Bus,
+    ) {
+        self.dirty = true;
+        let more = format!(",\"batch\":{},\"count\":{count}", serde_json::Value::from(id));
+        if duplicate {
+            self.acks.duplicate_with(reply, seq, &more);
+        } else {
+            self.acks.stored_with(reply, seq, &more);
+        }
+        if self.answers_at_once() {
+            self.acks.release(bus);
+        }
+    }
+
     pub(crate) fn refuse(&mut self, reply: &[u8], error: &ApiError, bus: &mut impl Bus) {
         if !self.config.no_ack {
             self.acks.refuse_one(reply, error, bus);
         }
     }
 
-    fn store_checked(
+    pub(super) fn store_checked(
         &mut self,
         message: &Incoming<'_>,
         asked: &PublishHeaders<'_>,
@@ -140,9 +165,6 @@ impl Stream {
     ) -> Result<Outcome, Refusal> {
         if self.config.sealed {
             return Err(ApiError::stream_sealed().into());
-        }
-        if asked.fast_batch {
-            return Err(ApiError::batch_disabled().into());
         }
         if asked.required_level.is_some_and(|level| level > u64::from(API_LEVEL)) {
             return Err(ApiError::required_level().into());
