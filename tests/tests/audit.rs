@@ -11,7 +11,7 @@ use ostler_client::{Client, Error, From, Page, Stored};
 use ostler_testkit::{Bus, BusKind, NatsServer, Options, PATIENCE, TestDaemon, script, wait_for};
 use ostler_wire::{
     AUDIT_HASH_HEADER, AUDIT_HASH_NONE, AUDIT_STREAM, AgentId, AuditEntry, AuditStatus, DESIRED_STREAM,
-    DesiredAgent, DesiredState, JsonMap, NodeInfo, Subject, audit_hash,
+    DesiredAgent, DesiredState, JsonMap, NodeInfo, SpawnRequest, Subject, audit_hash,
 };
 use serde_json::{Value, json};
 
@@ -146,6 +146,31 @@ async fn the_bucket_says_what_is_wanted_and_forgets_who_was_removed() {
         (last.header.as_deref() == Some("DEL")).then_some(())
     };
     wait_for("a is forgotten", PATIENCE, gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_the_bus_does_not_carry_holds_nothing_up() {
+    let daemon = TestDaemon::with(own());
+    let bus = daemon.bus().await;
+    let request = |name: String| SpawnRequest { config_name: Some(name), ..script(["wait"]) };
+    let rest = serde_json::to_vec(&request(String::new())).unwrap().len();
+    // The bus carries the request, and not its definition, which says a little more.
+    let large = request("y".repeat(bus.client.payload_bytes_max() - rest - 20));
+    bus.spawn_active("large", large).await;
+    bus.spawn_active("small", script(["wait"])).await;
+    let told = async || {
+        let events = bus.events().await;
+        events
+            .iter()
+            .any(|event| event.details.get("code") == Some(&json!("desired_unpublished")))
+            .then_some(())
+    };
+    wait_for("an alert", PATIENCE, told).await;
+    assert!(all_stored(&bus).await.problem.is_none());
+    let subject = Subject::Desired(bus.node.clone(), id("small")).to_string();
+    let small = async || bus.client.last_stored(DESIRED_STREAM, &subject, "").await.ok()?;
+    wait_for("the other is published", PATIENCE, small).await;
+    assert_eq!(verify(&daemon).0, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Carries what waits to the bus: audit entries one by one and in order, desired states as they differ.
+//! Carries what waits to the bus: audit entries one by one and in order, and behind them desired states (`desired.rs`).
 //!
 //! ```text
 //!   away --- join: streams there, where does our chain end there? ---> joined --- entry, stored, entry, stored ...
@@ -16,7 +16,6 @@
 //!
 //! Decides nothing about agents, and nobody waits for it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,23 +23,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use ostler_client::{Client, Connection, Error as BusError};
 use ostler_store::{Reader, Store, Write};
-use ostler_wire::{
-    AUDIT_HASH_HEADER, AUDIT_STREAM, AgentId, AuditEntry, AuditStatus, DESIRED_STREAM, DesiredAgent, NodeId,
-    Subject, Timestamp,
-};
+use ostler_wire::{AUDIT_HASH_HEADER, AUDIT_STREAM, AuditEntry, AuditStatus, NodeId, Subject, Timestamp};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use super::desired::Bucket;
 use super::{AuditOptions, stream};
 use crate::event::Event;
-use crate::outcome::to_json;
 
 /// Entries read from the database at a time, and taken out of it in one transaction.
 const PAGE_ENTRIES: u32 = 64;
 
 /// The first and the longest wait before it is tried again.
-const RETRY_FIRST: Duration = Duration::from_millis(250);
-const RETRY_LONGEST: Duration = Duration::from_secs(15);
+pub(super) const RETRY_FIRST: Duration = Duration::from_millis(250);
+pub(super) const RETRY_LONGEST: Duration = Duration::from_secs(15);
 
 /// How long it must fail before somebody is told: a server that restarts is back by then.
 const PATIENCE_SECONDS: i64 = 5;
@@ -51,9 +48,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the end waits for what is under way.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The header that makes a value of a key-value bucket a marker.
-const KV_OPERATION: &str = "KV-Operation";
-
 /// What the engine is to know.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -63,6 +57,8 @@ pub(crate) enum News {
     Mended,
     /// The stream does not end where our chain says.
     Tampered(String),
+    /// The bucket does not say what is wanted.
+    Unpublished(String),
 }
 
 /// Why nothing was stored.
@@ -92,8 +88,10 @@ impl Courier {
         let nudge = Arc::new(Notify::new());
         let (status_tx, status) = watch::channel(status);
         let wishes = Arc::new(AtomicBool::new(true));
+        let bucket = Bucket::new(route.client.clone(), route.store.clone(), route.node.clone());
         let rounds = Rounds {
             route,
+            bucket,
             nudge: Arc::clone(&nudge),
             wishes: Arc::clone(&wishes),
             events,
@@ -143,21 +141,20 @@ pub(crate) struct Route {
     store: Store,
     node: NodeId,
     options: AuditOptions,
-    /// What the bucket has of our agents; `None` while the streams were not looked at.
-    joined: Option<BTreeMap<AgentId, Bytes>>,
+    /// Whether the stream was looked at since something failed.
+    is_joined: bool,
 }
 
 impl Route {
     pub(crate) fn new(client: Client, store: Store, node: NodeId, options: AuditOptions) -> Self {
-        Self { client, store, node, options, joined: None }
+        Self { client, store, node, options, is_joined: false }
     }
 
-    /// Makes sure that the streams are there, and finds out where our chain ends in them. Returns what does not fit.
+    /// Makes sure that the stream is there, and finds out where our chain ends in it. Returns what does not fit.
     pub(crate) async fn join(&mut self) -> Result<Option<String>, Fault> {
         let state = self.client.ensure_stream(&stream::audit(&self.options)).await?;
         let tampered = self.compare(state.is_none_or(|state| state.last_seq == 0)).await?;
-        self.client.ensure_stream(&stream::desired()).await?;
-        self.joined = Some(self.desired_there().await?);
+        self.is_joined = true;
         Ok(tampered)
     }
 
@@ -208,22 +205,6 @@ impl Route {
         )))
     }
 
-    async fn desired_there(&self) -> Result<BTreeMap<AgentId, Bytes>, Fault> {
-        let filters = [Subject::desired_of_node(&self.node)];
-        let values = match self.client.last_of_each(DESIRED_STREAM, &filters, KV_OPERATION).await {
-            // Too many to be told at once: all are written anew.
-            Err(BusError::Stream { err_code: 413, .. }) => Vec::new(),
-            values => values?,
-        };
-        let live = values.into_iter().filter(|value| value.header.is_none());
-        Ok(live
-            .filter_map(|value| match Subject::parse(&value.subject) {
-                Ok(Subject::Desired(_, agent)) => Some((agent, value.payload)),
-                _ => None,
-            })
-            .collect())
-    }
-
     /// Stores entries up to a page. Returns whether there may be more.
     async fn carry(&self) -> Result<bool, Fault> {
         let page = self.read(|reader| reader.audit_waiting(PAGE_ENTRIES)).await?;
@@ -249,40 +230,6 @@ impl Route {
         }
     }
 
-    /// Brings the bucket up to what is wanted.
-    async fn publish_desired(&mut self) -> Result<(), Fault> {
-        let agents = self.read(|reader| reader.agents()).await?;
-        let node = self.node.clone();
-        let wanted: BTreeMap<AgentId, Bytes> = agents
-            .into_iter()
-            .map(|(row, _)| {
-                let desired = DesiredAgent {
-                    agent_id: row.agent_id.clone(),
-                    node: node.clone(),
-                    desired: row.desired,
-                    spawn: row.spawn,
-                    created_at: row.created_at,
-                };
-                (row.agent_id, to_json(&desired))
-            })
-            .collect();
-        let Some(there) = self.joined.as_mut() else { return Ok(()) };
-        for (agent, value) in &wanted {
-            if there.get(agent) != Some(value) {
-                let subject = Subject::Desired(node.clone(), agent.clone()).to_string();
-                self.client.store(&subject, None, &[], value.clone()).await?;
-                there.insert(agent.clone(), value.clone());
-            }
-        }
-        let gone: Vec<AgentId> = there.keys().filter(|agent| !wanted.contains_key(agent)).cloned().collect();
-        for agent in gone {
-            let subject = Subject::Desired(node.clone(), agent.clone()).to_string();
-            self.client.store(&subject, None, &[(KV_OPERATION, "DEL")], Bytes::new()).await?;
-            there.remove(&agent);
-        }
-        Ok(())
-    }
-
     async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(Reader<'_>) -> Result<T, ostler_store::Error> + Send + 'static,
@@ -303,6 +250,7 @@ struct Trouble {
 /// The courier's task.
 struct Rounds {
     route: Route,
+    bucket: Bucket,
     nudge: Arc<Notify>,
     wishes: Arc<AtomicBool>,
     events: mpsc::Sender<Event>,
@@ -314,17 +262,21 @@ impl Rounds {
     async fn run(mut self) {
         let mut wait = RETRY_FIRST;
         loop {
-            match self.round().await {
+            let carried = self.round().await;
+            self.publish().await;
+            match carried {
                 Ok(()) => {
                     self.mended().await;
                     wait = RETRY_FIRST;
                     // Who looks only when there is something to store notices late that the stream is gone.
-                    if tokio::time::timeout(LOOK_INTERVAL, self.nudge.notified()).await.is_err() {
-                        self.route.joined = None;
+                    let look_at = Instant::now() + LOOK_INTERVAL;
+                    let until = self.bucket.again_at().map_or(look_at, |again_at| again_at.min(look_at));
+                    if tokio::time::timeout_at(until, self.nudge.notified()).await.is_err() {
+                        self.route.is_joined = false;
                     }
                 }
                 Err(fault) => {
-                    self.route.joined = None;
+                    self.route.is_joined = false;
                     self.failed(&fault).await;
                     tokio::time::sleep(wait.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
                     wait = (wait * 2).min(RETRY_LONGEST);
@@ -335,17 +287,13 @@ impl Rounds {
     }
 
     async fn round(&mut self) -> Result<(), Fault> {
-        if self.route.joined.is_none() {
+        if !self.route.is_joined {
             // Whatever the bucket has by now is compared with what is wanted.
-            self.wishes.store(true, Ordering::Release);
+            self.bucket.look_again();
             if let Some(tampered) = self.route.join().await? {
                 tracing::error!("{tampered}");
                 self.tell(News::Tampered(tampered)).await;
             }
-        }
-        // A fault joins anew, which sets it again.
-        if self.wishes.swap(false, Ordering::AcqRel) {
-            self.route.publish_desired().await?;
         }
         loop {
             let more = self.route.carry().await?;
@@ -353,6 +301,17 @@ impl Rounds {
             if !more {
                 return Ok(());
             }
+        }
+    }
+
+    /// Brings the bucket up to what is wanted. Behind the entries, and no fault of it holds them up.
+    async fn publish(&mut self) {
+        if self.wishes.swap(false, Ordering::AcqRel) {
+            self.bucket.wish();
+        }
+        if let Some(problem) = self.bucket.round().await {
+            tracing::warn!(problem, "what is wanted of agents is not all in its bucket");
+            self.tell(News::Unpublished(problem)).await;
         }
     }
 

@@ -1,7 +1,8 @@
 //! The audit: what is told by it, how it is bounded, and who carries it to the bus.
 //!
 //! An entry is a write like any other (`Write::AppendAudit`), in the transaction of the fact it tells. `courier.rs`
-//! carries what waits to the stream, one by one and in order; `stream.rs` says what the streams are like. What is told:
+//! carries what waits to the stream, one by one and in order; `desired.rs` brings the bucket up to what is wanted;
+//! `stream.rs` says what the streams are like. What is told:
 //!
 //! | kind | when |
 //! |---|---|
@@ -13,6 +14,7 @@
 //! | `audit.lost` | too much waited, and what happened meanwhile is told by its number only |
 
 mod courier;
+mod desired;
 mod pace;
 mod stream;
 
@@ -209,6 +211,12 @@ pub(crate) fn news(state: &mut State, out: &mut Outcome, now: Timestamp, news: N
             "audit_broken",
             what,
             "find out who changed the stream or the database; `ostler audit verify` says what is left",
+        ),
+        News::Unpublished(why) => (
+            Severity::Warning,
+            "desired_unpublished",
+            format!("the bucket of desired states is not up to date: {why}"),
+            "agents are not affected; make the definition smaller, or have the bus take it",
         ),
         News::Mended => {
             let text = "the audit is stored again".to_owned();
