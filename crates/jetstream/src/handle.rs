@@ -12,6 +12,7 @@ use crate::api::{
 };
 use crate::bus::{Bus, Incoming, publish};
 use crate::jetstream::JetStream;
+use crate::readers::Reader;
 use crate::stream::{SUBJECTS_PER_PAGE, Stream, StreamConfig};
 
 /// Names in one answer.
@@ -342,8 +343,8 @@ impl JetStream {
     }
 
     fn direct_get(&mut self, name: &str, subject: Option<&str>, asked: Asked<'_>, bus: &mut impl Bus) {
-        let Asked { message, .. } = asked;
-        let Some((_, stream, _)) = self.direct_stream(name).and_then(|name| self.stream_named(&name)) else {
+        let message = asked.message;
+        let Some((id, stream, _)) = self.direct_stream(name).and_then(|name| self.stream_named(&name)) else {
             return no_responders(message, bus);
         };
         let refuse = |text: &str, bus: &mut _| {
@@ -360,7 +361,9 @@ impl JetStream {
                 Err(_) => return refuse("408 Malformed Request", bus),
             },
         };
-        stream.direct_get(&request, message.reply, bus);
+        if let Some(wish) = stream.direct_get(&request, message.reply, bus) {
+            self.begin_reader(Reader::new(id, message.reply, wish, asked.now), asked.now, bus);
+        }
     }
 
     /// Answers at once.

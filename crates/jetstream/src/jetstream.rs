@@ -15,6 +15,7 @@ use crate::bus::{Bus, Incoming};
 use crate::feeds::Feeds;
 use crate::limits::Room;
 use crate::options::{API_LEVEL, Context, Options};
+use crate::readers::Readers;
 use crate::routes::Routes;
 use crate::stream::{DELETED_PREFIX, Storage, Stream};
 use crate::time::SECOND;
@@ -114,6 +115,7 @@ pub struct JetStream {
     now: i64,
     pub(crate) api: ApiCounts,
     pub(crate) backups: Backups,
+    pub(crate) readers: Readers,
     pub(crate) room: Room,
 }
 
@@ -140,6 +142,7 @@ impl JetStream {
             now,
             api: ApiCounts { level: API_LEVEL, ..ApiCounts::default() },
             backups: Backups::default(),
+            readers: Readers::default(),
             room: Room::default(),
         };
         this.route_api();
@@ -318,6 +321,7 @@ impl JetStream {
             self.maintenance = now + MAINTENANCE;
         }
         self.turn_backups(now, bus);
+        self.turn_readers(now, bus);
         jobs
     }
 
@@ -325,7 +329,7 @@ impl JetStream {
     pub fn next_due(&mut self) -> Option<i64> {
         let in_files = self.streams.iter().flatten().any(|stream| stream.config.storage == Storage::File);
         let maintenance = in_files.then_some(self.maintenance);
-        let transfers = self.backups.next_due(self.now);
+        let transfers = self.backups.next_due(self.now).into_iter().chain(self.readers.next_due(self.now));
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
         let due = |stream: &mut Box<Stream>| {

@@ -71,6 +71,7 @@ mod nonsense;
 mod options;
 #[cfg(test)]
 mod oracle;
+mod readers;
 mod report;
 mod routes;
 mod stream;
@@ -92,6 +93,8 @@ mod tests_schedules;
 mod tests_space;
 #[cfg(test)]
 mod tests_trouble;
+#[cfg(test)]
+mod tests_turns;
 #[cfg(test)]
 mod tests_features;
 #[cfg(test)]

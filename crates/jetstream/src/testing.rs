@@ -26,6 +26,8 @@ pub(crate) struct Recorder {
     pub(crate) only: Option<Vec<String>>,
     /// Then nobody is in any group but these.
     pub(crate) groups: Vec<String>,
+    /// Those who listen have enough.
+    pub(crate) congested: bool,
 }
 
 impl Recorder {
@@ -48,6 +50,10 @@ impl Bus for Recorder {
     fn has_group_interest(&self, subject: &[u8], group: &[u8]) -> bool {
         let group = &*String::from_utf8_lossy(group);
         self.has_interest(subject) && (self.only.is_none() || self.groups.iter().any(|its| its == group))
+    }
+
+    fn is_congested(&self, _subject: &[u8]) -> bool {
+        self.congested
     }
 
     fn send(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]) {

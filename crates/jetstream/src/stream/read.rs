@@ -8,10 +8,11 @@ use super::Stream;
 use crate::api::{ApiError, DirectGet, MessageGet, StoredMessage};
 use crate::bus::{Bus, publish};
 use crate::headers::{append, status};
+use crate::readers::{Wanted, Wish};
 use crate::time::Time;
 
-/// More bytes are not put before one reader at once; what is left can be asked for next.
-const BYTES_MAX: u64 = 32 << 20;
+/// About what a message takes on the wire beside what is in it.
+const FRAME_BYTES: usize = 32;
 /// More subjects than this are not answered at once.
 const MULTI_LAST_MAX: usize = 1024;
 
@@ -53,20 +54,31 @@ impl Stream {
         })
     }
 
-    /// Sends the messages asked for to `reply`, and after more than one what is left to ask for.
-    pub(crate) fn direct_get(&mut self, request: &DirectGet, reply: &[u8], bus: &mut impl Bus) {
-        if let Err(refused) = self.direct(request, reply, bus) {
+    /// Sends the message asked for to `reply`; when it is more than one, says which, to be sent in turns.
+    pub(crate) fn direct_get(
+        &mut self,
+        request: &DirectGet,
+        reply: &[u8],
+        bus: &mut impl Bus,
+    ) -> Option<Wish> {
+        self.direct(request, reply, bus).unwrap_or_else(|refused| {
             publish(bus, reply, &status(refused), b"");
-        }
+            None
+        })
     }
 
-    fn direct(&mut self, request: &DirectGet, reply: &[u8], bus: &mut impl Bus) -> Result<(), &'static str> {
+    fn direct(
+        &mut self,
+        request: &DirectGet,
+        reply: &[u8],
+        bus: &mut impl Bus,
+    ) -> Result<Option<Wish>, &'static str> {
         const BAD: &str = "408 Bad Request";
         const NOT_FOUND: &str = "404 Message Not Found";
         let by_start = !request.start_time.is_none();
         let (last, next) = (!request.last_by_subj.is_empty(), !request.next_by_subj.is_empty());
         if !request.multi_last.is_empty() {
-            return self.multi_last(request, reply, bus);
+            return self.multi_last(request).map(Some);
         }
         if request.seq == 0 && !last && !next && !by_start {
             return Err("408 Empty Request");
@@ -76,7 +88,7 @@ impl Stream {
         }
         if last {
             let seq = self.last_by_subject(&request.last_by_subj).ok_or(NOT_FOUND)?;
-            return self.send_one(seq, request.no_hdr, reply, bus).ok_or(NOT_FOUND);
+            return self.send_one(seq, request.no_hdr, reply, bus).ok_or(NOT_FOUND).map(|()| None);
         }
         let from = self.start(request.seq, request.start_time).map_err(|_| NOT_FOUND)?;
         let filters = if next { vec![request.next_by_subj.clone()] } else { Vec::new() };
@@ -84,33 +96,22 @@ impl Stream {
         if request.batch == 0 {
             let exact = !next && !by_start;
             let seq = if exact { Some(from) } else { self.store.next(&mut wanted, from) };
-            return seq.and_then(|seq| self.send_one(seq, request.no_hdr, reply, bus)).ok_or(NOT_FOUND);
+            let sent = seq.and_then(|seq| self.send_one(seq, request.no_hdr, reply, bus));
+            return sent.ok_or(NOT_FOUND).map(|()| None);
         }
         let first = self.store.next(&mut wanted, from).ok_or(NOT_FOUND)?;
-        let mut pending = self.store.num_pending(&mut wanted, first, false);
-        let (mut at, mut before, mut bytes) = (Some(first), 0, 0);
-        for _ in 0..request.batch {
-            let Some(seq) = at else { break };
-            pending = pending.saturating_sub(1);
-            let Some(size) = self.send_of_many(seq, pending, before, request.no_hdr, reply, bus) else {
-                break;
-            };
-            (before, bytes) = (seq, bytes + size);
-            at = self.store.next(&mut wanted, seq + 1);
-            if bytes >= max_bytes(request.max_bytes) {
-                break;
-            }
-        }
-        end_of_batch(pending, before, None, reply, bus);
-        Ok(())
+        let pending = self.store.num_pending(&mut wanted, first, false);
+        Ok(Some(Wish {
+            wanted: Wanted::Range(wanted, first, self.store.last_seq()),
+            pending,
+            most: request.batch,
+            max_bytes: request.max_bytes,
+            no_headers: request.no_hdr,
+            up_to: None,
+        }))
     }
 
-    fn multi_last(
-        &mut self,
-        request: &DirectGet,
-        reply: &[u8],
-        bus: &mut impl Bus,
-    ) -> Result<(), &'static str> {
+    fn multi_last(&mut self, request: &DirectGet) -> Result<Wish, &'static str> {
         if request.up_to_seq > 0 && !request.up_to_time.is_none() {
             return Err("408 Bad Request");
         }
@@ -131,18 +132,15 @@ impl Stream {
             return Err("413 Too Many Results");
         }
         found.retain(|seq| *seq >= request.seq);
-        let batch = if request.batch == 0 { found.len() } else { request.batch as usize };
-        let (mut pending, mut before, mut bytes) = (found.len() as u64, 0, 0);
-        for seq in found.into_iter().take(batch) {
-            pending -= 1;
-            let size = self.send_of_many(seq, pending, before, request.no_hdr, reply, bus).unwrap_or(0);
-            (before, bytes) = (seq, bytes + size);
-            if bytes >= max_bytes(request.max_bytes) {
-                break;
-            }
-        }
-        end_of_batch(pending, before, Some(up_to), reply, bus);
-        Ok(())
+        let pending = found.len() as u64;
+        Ok(Wish {
+            most: if request.batch == 0 { pending } else { request.batch },
+            wanted: Wanted::These(found.into_iter()),
+            pending,
+            max_bytes: request.max_bytes,
+            no_headers: request.no_hdr,
+            up_to: Some(up_to),
+        })
     }
 
     fn start(&mut self, seq: u64, time: Time) -> Result<u64, ApiError> {
@@ -170,24 +168,26 @@ impl Stream {
         Some(())
     }
 
-    fn send_of_many(
+    /// Sends one of many, with how many follow and which came before if that is to be said; says how many bytes the
+    /// message has, and how many went. `None` when there is no such message, or it cannot be read.
+    pub(crate) fn send_direct(
         &mut self,
         seq: u64,
-        pending: u64,
-        before: u64,
-        no_headers: bool,
+        place: Option<(u64, u64)>,
         reply: &[u8],
         bus: &mut impl Bus,
-    ) -> Option<u64> {
+    ) -> Option<(u64, u64)> {
         let message = self.store.get(seq).ok().flatten()?;
         let mut headers = Vec::new();
-        if !no_headers {
+        if let Some((pending, before)) = place {
             headers = facts(&self.config.name, &message);
             append(&mut headers, "Nats-Num-Pending", pending);
             append(&mut headers, "Nats-Last-Sequence", before);
         }
         publish(bus, reply, &headers, message.payload);
-        Some((message.subject.len() + message.headers.len() + message.payload.len()) as u64)
+        let bytes = message.subject.len() + message.headers.len() + message.payload.len();
+        let sent = FRAME_BYTES + reply.len() + headers.len() + message.payload.len();
+        Some((bytes as u64, sent as u64))
     }
 }
 
@@ -199,20 +199,6 @@ fn facts(stream: &str, message: &Message<'_>) -> Vec<u8> {
     append(&mut headers, "Nats-Sequence", message.seq);
     append(&mut headers, "Nats-Time-Stamp", Time::from_nanos(message.time_ns));
     headers
-}
-
-fn end_of_batch(pending: u64, last: u64, up_to: Option<u64>, reply: &[u8], bus: &mut impl Bus) {
-    let mut headers = status("204 EOB");
-    append(&mut headers, "Nats-Num-Pending", pending);
-    append(&mut headers, "Nats-Last-Sequence", last);
-    if let Some(up_to) = up_to {
-        append(&mut headers, "Nats-UpTo-Sequence", up_to);
-    }
-    publish(bus, reply, &headers, b"");
-}
-
-fn max_bytes(asked: u64) -> u64 {
-    if asked == 0 { BYTES_MAX } else { asked.min(BYTES_MAX) }
 }
 
 fn selection(filters: &[String]) -> Result<Selection, ApiError> {
