@@ -161,17 +161,22 @@ impl Oracle {
         }
     }
 
-    /// Many messages go. What is out of them is found to be gone when it comes to be delivered again, but for what is
-    /// below the first message.
+    /// Many messages go, and with them what was out of them.
     pub(crate) fn purge(&mut self, goes: impl Fn(u64, usize) -> bool) {
         self.messages.retain(|message| !goes(message.seq, message.subject));
-        let first = self.first();
         let left: Vec<u64> = self.messages.iter().map(|message| message.seq).collect();
         for consumer in self.consumers.values_mut() {
-            consumer.out.retain(|out| out.seq >= first);
-            consumer.again.retain(|seq| *seq >= first);
+            consumer.out.retain(|out| left.contains(&out.seq));
+            consumer.again.retain(|seq| left.contains(seq));
             consumer.upcoming.retain(|seq| left.contains(seq));
         }
+    }
+
+    /// Those on a subject go but for the last ones.
+    pub(crate) fn purge_but(&mut self, keep: usize, on: usize) {
+        let on_it = self.messages.iter().filter(|message| message.subject == on);
+        let before = on_it.rev().nth(keep - 1).map_or(0, |message| message.seq);
+        self.purge(|seq, its| its == on && seq < before);
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {

@@ -56,6 +56,23 @@ fn a_message_that_nobody_handles_ends_with_one_advisory_and_stays() {
 }
 
 #[test]
+fn what_is_purged_while_it_is_out_makes_room_for_the_next() {
+    for purge in [r#"{"filter":"s.y"}"#, r#"{"filter":"s.y","keep":1}"#] {
+        let mut rig = rig(1, &format!(r#"{EXPLICIT},"max_ack_pending":2"#));
+        for subject in ["s.y", "s.y", "s.z"] {
+            rig.ask(subject, subject);
+        }
+        assert_eq!(texts(&next(&mut rig, r#"{"batch":2,"no_wait":true}"#)), ["m0", "s.y"]);
+        let waiting = next(&mut rig, r#"{"batch":1,"expires":60000000000}"#);
+        assert!(waiting.is_empty(), "{waiting:?}");
+        let purged = rig.ask("$JS.API.STREAM.PURGE.S", purge);
+        assert_eq!(texts(&purged)[1], if purge.contains("keep") { "s.y" } else { "s.z" }, "{purged:?}");
+        let info = rig.api("CONSUMER.INFO.S.c", "");
+        assert_eq!((&info["num_ack_pending"], &info["ack_floor"]["stream_seq"]), (&2.into(), &0.into()));
+    }
+}
+
+#[test]
 fn an_answered_acknowledgement_outlives_a_crash() {
     let mut rig = rig(3, EXPLICIT);
     let sent = next(&mut rig, "3");

@@ -19,6 +19,7 @@ enum Step {
     Delete(usize),
     PurgeSubject(usize),
     PurgeBefore(usize),
+    PurgeBut(usize, usize),
     Create(usize, Plan),
     Forget(usize),
     Fetch(usize, Fetch),
@@ -93,6 +94,7 @@ fn step(keep: Keep) -> impl Strategy<Value = Step> {
         1 => (0..20usize).prop_map(Step::Delete),
         1 => (0..SUBJECTS).prop_map(Step::PurgeSubject),
         1 => (0..20usize).prop_map(Step::PurgeBefore),
+        1 => (0..SUBJECTS, 1..3usize).prop_map(|(on, keep)| Step::PurgeBut(on, keep)),
         2 => (0..2usize, plan(keep)).prop_map(|(which, plan)| Step::Create(which, plan)),
         1 => (0..2usize).prop_map(Step::Forget),
         8 => (0..2usize, fetch()).prop_map(|(which, fetch)| Step::Fetch(which, fetch)),
@@ -163,6 +165,11 @@ impl Pair {
                 let Some(before) = self.oracle.nth(index) else { return };
                 self.api("STREAM.PURGE.S", &format!(r#"{{"seq":{before}}}"#));
                 self.at_once(|oracle| oracle.purge(|seq, _| seq < before));
+            }
+            Step::PurgeBut(on, keep) => {
+                let request = format!(r#"{{"filter":"{}","keep":{keep}}}"#, subject(on));
+                self.api("STREAM.PURGE.S", &request);
+                self.at_once(|oracle| oracle.purge_but(keep, on));
             }
             Step::Create(which, plan) => self.create(which, plan),
             Step::Forget(which) => {

@@ -302,13 +302,17 @@ impl Consumer {
     /// Many messages were taken out of the stream.
     pub(crate) fn on_purged(&mut self, store: &mut Store) {
         self.ahead = None;
-        // What is gone was as good as acknowledged.
+        // What is gone is as good as acknowledged. They are asked for in order, so that what went together is passed
+        // over at once.
+        let (mut all, mut next) = (Selection::all(), Some(0));
+        self.pending.retain(|seq| {
+            if next.is_some_and(|next| next < seq) {
+                next = store.next(&mut all, seq);
+            }
+            next == Some(seq)
+        });
+        self.redeliver.retain(|seq| self.pending.get(*seq).is_some());
         let first = store.first_seq();
-        let gone = |seq: u64| seq < first;
-        while let Some(first) = self.pending.first().copied().filter(|entry| gone(entry.seq)) {
-            self.pending.remove(first.seq);
-        }
-        self.redeliver.retain(|seq| !gone(*seq));
         self.upcoming.retain(|seq| !matches!(store.get(*seq), Ok(None)));
         self.next_seq = self.next_seq.max(first);
         self.delivered.seq = self.delivered.seq.max(first - 1);

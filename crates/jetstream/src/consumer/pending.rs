@@ -84,6 +84,12 @@ impl PendingSet {
         Some(removed)
     }
 
+    /// Keeps those that `stays` is true of; it is asked in order.
+    pub(crate) fn retain(&mut self, mut stays: impl FnMut(u64) -> bool) {
+        self.entries.retain(|entry| entry.count > 0 && stays(entry.seq));
+        self.live = self.entries.len();
+    }
+
     /// The one with the lowest sequence.
     pub(crate) fn first(&self) -> Option<&Pending> {
         self.entries.front()
@@ -153,15 +159,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map_by_sequence(steps in prop::collection::vec((0u8..3, 1u64..40), 1..200)) {
+        fn it_is_a_map_by_sequence(steps in prop::collection::vec((0u8..10, 1u64..40), 1..200)) {
             let (mut set, mut model) = (PendingSet::default(), BTreeMap::new());
             for (step, seq) in steps {
                 match step {
-                    0 => {
+                    0..=3 => {
                         set.push(entry(seq, 0));
                         model.insert(seq, ());
                     }
-                    1 => prop_assert_eq!(set.remove(seq).is_some(), model.remove(&seq).is_some()),
+                    4..=6 => prop_assert_eq!(set.remove(seq).is_some(), model.remove(&seq).is_some()),
+                    7 => {
+                        set.retain(|its| its % 8 != seq % 8);
+                        model.retain(|its, ()| its % 8 != seq % 8);
+                    }
                     _ => prop_assert_eq!(set.get(seq).is_some(), model.contains_key(&seq)),
                 }
                 prop_assert_eq!(set.len(), model.len());
