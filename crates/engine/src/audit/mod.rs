@@ -22,12 +22,13 @@ use ostler_client::Message;
 use ostler_store::{AuditFact, Write};
 use ostler_wire::{
     AgentEvent, AgentId, AgentTopic, AlertMessage, DownRequest, JsonMap, RemoveRequest, Severity,
-    SpawnRequest, Timestamp, audit_hash,
+    SpawnRequest, Subject, Timestamp, audit_hash,
 };
 use serde_json::{Value, json};
 
 pub(crate) use courier::{Courier, News, Route};
 pub(crate) use pace::Pace;
+use pace::Source;
 
 use crate::agent::Afterwards;
 use crate::outcome::Outcome;
@@ -94,26 +95,52 @@ impl State {
 }
 
 /// Whether the pace of an agent admits one more entry about its doing.
-fn admits(state: &mut State, id: &AgentId, now: Timestamp) -> bool {
-    state.agents.get_mut(id).is_none_or(|agent| agent.pace.admits(now))
+fn admits(state: &mut State, id: &AgentId, source: Source, now: Timestamp) -> bool {
+    state.agents.get_mut(id).is_none_or(|agent| agent.pace.admits(source, now))
 }
 
 /// Tells what was left out of floods that are over.
 pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
-    if !state.policy.audit {
-        return;
-    }
-    let floods: Vec<_> = state
-        .agents
-        .iter_mut()
-        .filter_map(|(id, agent)| Some((id.clone(), agent.pace.take_left_out(now)?)))
-        .collect();
-    for (id, left_out) in floods {
+    let floods = state.agents.iter_mut().map(|(id, agent)| (id.clone(), agent.pace.take_left_out(now)));
+    let floods: Vec<_> = floods.collect();
+    tell_floods(state, out, now, floods);
+}
+
+/// Tells what was left out about an agent that is removed.
+pub(crate) fn forgotten(state: &mut State, out: &mut Outcome, now: Timestamp, id: &AgentId) {
+    let flood = state.agents.get_mut(id).map(|agent| (id.clone(), agent.pace.take_rest()));
+    tell_floods(state, out, now, flood);
+}
+
+/// Tells what was left out until the daemon ends.
+fn all_forgotten(state: &mut State, out: &mut Outcome, now: Timestamp) {
+    let floods = state.agents.iter_mut().map(|(id, agent)| (id.clone(), agent.pace.take_rest()));
+    let floods: Vec<_> = floods.collect();
+    tell_floods(state, out, now, floods);
+}
+
+fn tell_floods(
+    state: &State,
+    out: &mut Outcome,
+    now: Timestamp,
+    floods: impl IntoIterator<Item = (AgentId, u64)>,
+) {
+    for (id, left_out) in floods.into_iter().filter(|(_, left_out)| *left_out > 0) {
         let text = format!("{id}: {left_out} more in a minute are not told one by one");
         let mut details = JsonMap::new();
         details.insert("left_out".into(), left_out.into());
         let by = Some("daemon".to_owned());
         state.tell(out, now, Told { kind: "audit.flood", agent: Some(&id), by, text, details });
+    }
+}
+
+/// Who asks for something, as far as an agent cannot choose it: on the daemon's own bus its requests can only name an
+/// inbox of its own.
+fn source_of(message: &Message, agent: &AgentId) -> Source {
+    let own = format!("{}.", Subject::agent_inbox(agent));
+    match message.reply.as_deref() {
+        Some(reply) if reply.starts_with("_INBOX.") && !reply.starts_with(&own) => Source::Others,
+        _ => Source::Itself,
     }
 }
 
@@ -141,7 +168,7 @@ pub(crate) fn control(
     if *topic == AgentTopic::Command && details.get("type").is_some_and(|kind| kind == "task") {
         return;
     }
-    if !admits(state, id, now) {
+    if !admits(state, id, source_of(message, id), now) {
         return;
     }
     let verb = match topic {
@@ -185,7 +212,7 @@ pub(crate) fn removal(
 
 /// Somebody wants the daemon to end; without a message a signal does.
 pub(crate) fn down(
-    state: &State,
+    state: &mut State,
     out: &mut Outcome,
     now: Timestamp,
     request: &DownRequest,
@@ -195,6 +222,7 @@ pub(crate) fn down(
     let mut details = JsonMap::new();
     details.insert("keep_agents".into(), request.keep_agents.into());
     command(state, out, now, "down", None, by, details);
+    all_forgotten(state, out, now);
 }
 
 /// The courier has something to say.
@@ -260,7 +288,7 @@ pub(crate) fn heard(
     topic: &AgentTopic,
     message: &Message,
 ) {
-    if !state.agents.contains_key(id) || !admits(state, id, now) {
+    if !state.agents.contains_key(id) || !admits(state, id, Source::Hooks, now) {
         return;
     }
     let (kind, text) = match topic {
@@ -293,7 +321,7 @@ pub(crate) fn did(state: &mut State, out: &mut Outcome, now: Timestamp, id: &Age
         ),
         _ => return,
     };
-    if !admits(state, id, now) {
+    if !admits(state, id, Source::Tools, now) {
         return;
     }
     let details = details.as_object().cloned().unwrap_or_default();

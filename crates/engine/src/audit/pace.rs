@@ -3,15 +3,33 @@
 
 use ostler_wire::Timestamp;
 
-/// Entries of one agent's commands, tool calls and hooks in a minute. What is recorded as an event does not count: it is
-/// bounded by what processes can do.
+/// Entries about one agent of one [`Source`] in a minute. What is recorded as an event does not count: it is bounded by
+/// what processes can do.
 const MINUTE_MAX: u32 = 600;
 const MINUTE_MS: i64 = 60_000;
 
+/// Where an entry about an agent comes from. Each has a number of its own: what an agent does as often as it likes must
+/// not leave out what others do to it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source {
+    /// What others ask of it.
+    Others,
+    /// What it asks of itself, or nobody knows who.
+    Itself,
+    /// Its hooks and questions.
+    Hooks,
+    /// What its CLI tells.
+    Tools,
+}
+
 /// The pace of one agent.
 #[derive(Debug, Default)]
-pub(crate) struct Pace {
-    /// When the minute began; absent while nothing was told.
+pub(crate) struct Pace([Minute; 4]);
+
+/// What came from one source.
+#[derive(Debug, Default)]
+struct Minute {
+    /// When it began; absent while nothing was told.
     since: Option<Timestamp>,
     told: u32,
     left_out: u64,
@@ -19,7 +37,23 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// Whether one more is told at `now`.
-    pub(super) fn admits(&mut self, now: Timestamp) -> bool {
+    pub(super) fn admits(&mut self, source: Source, now: Timestamp) -> bool {
+        self.0[source as usize].admits(now)
+    }
+
+    /// What was left out in minutes that are over, once.
+    pub(super) fn take_left_out(&mut self, now: Timestamp) -> u64 {
+        self.0.iter_mut().filter(|minute| minute.is_over(now)).map(Minute::take_left_out).sum()
+    }
+
+    /// What was left out and not told, as nobody asks again.
+    pub(super) fn take_rest(&mut self) -> u64 {
+        self.0.iter_mut().map(Minute::take_left_out).sum()
+    }
+}
+
+impl Minute {
+    fn admits(&mut self, now: Timestamp) -> bool {
         if self.is_over(now) {
             (self.since, self.told) = (Some(now), 0);
         }
@@ -31,9 +65,8 @@ impl Pace {
         false
     }
 
-    /// What was left out in a minute that is over, once.
-    pub(super) fn take_left_out(&mut self, now: Timestamp) -> Option<u64> {
-        (self.left_out > 0 && self.is_over(now)).then(|| std::mem::take(&mut self.left_out))
+    fn take_left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.left_out)
     }
 
     fn is_over(&self, now: Timestamp) -> bool {
@@ -51,12 +84,15 @@ mod tests {
     fn a_minute_has_its_number_and_the_rest_is_counted() {
         let at = |ms: i64| Timestamp::from_millisecond(ms).unwrap();
         let mut pace = Pace::default();
-        let told = (0..1000).filter(|ms| pace.admits(at(*ms))).count();
+        let told = (0..1000).filter(|ms| pace.admits(Source::Hooks, at(*ms))).count();
         assert_eq!(told, MINUTE_MAX as usize);
-        assert_eq!(pace.take_left_out(at(2000)), None, "the minute is not over");
-        assert_eq!(pace.take_left_out(at(MINUTE_MS)), Some(400));
-        assert_eq!(pace.take_left_out(at(MINUTE_MS)), None);
-        assert!(pace.admits(at(MINUTE_MS)));
-        assert!(pace.admits(at(0)), "a clock that was set back begins a new minute");
+        assert!(pace.admits(Source::Others, at(1000)), "a number of its own");
+        assert_eq!(pace.take_left_out(at(2000)), 0, "the minute is not over");
+        assert_eq!(pace.take_left_out(at(MINUTE_MS)), 400);
+        assert_eq!(pace.take_left_out(at(MINUTE_MS)), 0);
+        assert!(pace.admits(Source::Hooks, at(MINUTE_MS)));
+        assert!(pace.admits(Source::Hooks, at(0)), "a clock that was set back begins a new minute");
+        let left_out = (0..1000).filter(|ms| !pace.admits(Source::Tools, at(*ms))).count();
+        assert_eq!(pace.take_rest(), left_out as u64);
     }
 }

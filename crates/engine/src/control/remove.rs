@@ -8,6 +8,7 @@ use ostler_wire::{
 };
 
 use crate::agent::Afterwards;
+use crate::audit;
 use crate::neighbours::refuse_unknown;
 use crate::outcome::{Effect, Outcome};
 use crate::state::State;
@@ -59,6 +60,7 @@ pub(crate) fn tick(state: &State, out: &mut Outcome) {
 
 /// Forgets an agent that has no host.
 pub(crate) fn finish(state: &mut State, out: &mut Outcome, id: &AgentId, message: Message, now: Timestamp) {
+    audit::forgotten(state, out, now, id);
     state.agents.remove(id);
     out.writes.push(Write::RemoveAgent(id.clone()));
     state.record(out, now, "agent.removed", Some(id), format!("{id} was removed"), JsonMap::new());

@@ -153,3 +153,22 @@ fn a_flood_is_told_by_its_number_and_drives_nothing_out() {
     assert_eq!(fact.details["left_out"], 1400);
     assert_eq!(kinds(&world.control("a", AgentTopic::Pause)), ["command.pause"]);
 }
+
+#[test]
+fn an_agent_drives_nothing_out_of_the_audit_that_others_ask_of_it() {
+    let mut world = running();
+    let hook = AgentTopic::Hook(HookEvent::parse("PreToolUse").unwrap());
+    for _ in 0..700 {
+        let message = message("agent.a.hook.PreToolUse", "{}");
+        world.apply(Event::Heard { agent: id("a"), topic: hook.clone(), message });
+        let own = Message { reply: Some("_INBOX.a.1".into()), ..request("agent.a.pause") };
+        world.apply(Event::Control { agent: id("a"), topic: AgentTopic::Pause, message: own });
+    }
+    let others = Message { reply: Some("_INBOX.x1.1".into()), ..request("agent.a.kill") };
+    let out = world.apply(Event::Control { agent: id("a"), topic: AgentTopic::Kill, message: others });
+    assert_eq!(kinds(&out), ["command.kill"]);
+
+    let out = world.apply(Event::Down { request: DownRequest { keep_agents: true }, message: None });
+    let flood = told(&out).into_iter().find(|fact| fact.kind == "audit.flood").expect("told before the end");
+    assert_eq!(flood.details["left_out"], 200);
+}
