@@ -110,7 +110,7 @@ async fn the_states_of_a_life_are_announced_in_order() {
     use AgentState::{Active, Paused, Starting, Stopping, Terminated};
     let expected = [Starting, Active, Paused, Active, Stopping, Terminated];
     // The host may connect after its agent was started.
-    assert!(states == expected || states == expected[1..], "{states:?}");
+    assert!(states == expected || states == expected[1..], "{states:?}: {said:#?}");
     assert!(said.windows(2).all(|pair| pair[0].revision < pair[1].revision), "revisions grow: {said:?}");
     let recorded: Vec<String> = bus
         .events()
@@ -119,7 +119,11 @@ async fn the_states_of_a_life_are_announced_in_order() {
         .filter(|event| event.kind == "agent.state")
         .map(|event| event.details.get("state").and_then(|state| state.as_str()).unwrap_or("?").to_owned())
         .collect();
-    assert!(recorded.ends_with(&["stopping".into(), "terminated".into()]), "{recorded:?}");
+    // However late the publications come: the end is heard of on another way, and brings along what went before.
+    assert!(
+        recorded.ends_with(&expected[1..].iter().map(ToString::to_string).collect::<Vec<_>>()),
+        "{recorded:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

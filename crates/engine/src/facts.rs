@@ -3,9 +3,9 @@
 use ostler_client::Message;
 use ostler_store::Write;
 use ostler_wire::{
-    AgentEvent, AgentId, AgentState, DesiredState, ErrorCode, ErrorReply, HeartbeatMessage, OutputAck,
-    OutputMessage, OutputStream, RestartPolicy, RunId, Severity, StatusCause, StatusMessage, Subject,
-    Timestamp,
+    AgentEvent, AgentId, AgentState, DesiredState, ErrorCode, ErrorReply, HeartbeatMessage, HostRecord,
+    OutputAck, OutputMessage, OutputStream, RestartPolicy, RunId, STATE_CHANGES_MAX, Severity, StateChange,
+    StatusCause, StatusMessage, Subject, Timestamp,
 };
 
 use crate::HostGone;
@@ -89,8 +89,37 @@ fn serve_waiting(out: &mut Outcome, waiting: Vec<Message>, status: &StatusMessag
     }
 }
 
-/// Adopts a newer status; an event and perhaps an alert follow when the state changed.
-fn apply_status(state: &mut State, out: &mut Outcome, status: StatusMessage, now: Timestamp) {
+/// Adopts a newer status, and before it the changes it tells of that are news: a publication may have been lost with a
+/// connection, and the end of a host is heard of sooner than the last it published.
+pub(crate) fn apply_status(state: &mut State, out: &mut Outcome, mut status: StatusMessage, now: Timestamp) {
+    for change in std::mem::take(&mut status.changes).into_iter().take(STATE_CHANGES_MAX) {
+        if change.revision < status.revision {
+            adopt(state, out, at_change(&status, change), now);
+        }
+    }
+    adopt(state, out, status, now);
+}
+
+/// The status as it was at an earlier change, as far as that is known.
+fn at_change(status: &StatusMessage, change: StateChange) -> StatusMessage {
+    StatusMessage {
+        status: change.state.to_string(),
+        message: change.message,
+        timestamp: change.timestamp,
+        state: change.state,
+        cause: change.cause,
+        generation: change.generation,
+        revision: change.revision,
+        exit: change.exit,
+        pid: None,
+        started_at: None,
+        uptime_ms: None,
+        ..status.clone()
+    }
+}
+
+/// Takes a newer status over; an event and perhaps an alert follow when the state changed.
+fn adopt(state: &mut State, out: &mut Outcome, status: StatusMessage, now: Timestamp) {
     let id = status.agent_id.clone();
     let Some(run) = state.agents.get_mut(&id).and_then(|agent| agent.run_mut(status.run_id)) else { return };
     if status.revision <= run.status.revision {
@@ -297,6 +326,7 @@ pub(crate) fn host_gone(state: &mut State, out: &mut Outcome, gone: HostGone, mo
         .as_ref()
         .map_or((false, false, 0), |record| (record.keep_desired, record.stop_asked, record.last_seq));
     if let Some(record) = gone.record {
+        announce_rest(state, out, &record);
         apply_status(state, out, record.status, now);
     }
     for message in gone.spool {
@@ -329,6 +359,22 @@ pub(crate) fn host_gone(state: &mut State, out: &mut Outcome, gone: HostGone, mo
         lost(state, out, &id, decision, now, "host_lost", what);
     }
     afterwards(state, out, &id, moment);
+}
+
+/// Publishes what the host could not: the states of its record that neither the bus nor we have heard.
+fn announce_rest(state: &State, out: &mut Outcome, record: &HostRecord) {
+    let id = &record.status.agent_id;
+    let Some(run) = state.agents.get(id).and_then(|agent| agent.run.as_ref()) else { return };
+    if run.id != record.run_id || run.phase == Phase::Gone {
+        return;
+    }
+    let heard = record.announced.max(run.status.revision);
+    let last = StatusMessage { changes: Vec::new(), ..record.status.clone() };
+    let earlier = record.status.changes.iter().filter(|change| change.revision < last.revision);
+    let all = earlier.map(|change| at_change(&last, change.clone())).chain([last.clone()]);
+    for status in all.filter(|status| status.revision > heard) {
+        out.publish(Subject::status(id), &status);
+    }
 }
 
 /// Output the host had numbered and nobody has: its place in the log says so.

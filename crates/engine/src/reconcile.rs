@@ -105,10 +105,9 @@ fn damage(what: &str, now: Timestamp) -> AlertMessage {
 
 fn adopt(state: &mut State, out: &mut Outcome, record: ostler_wire::HostRecord, moment: &Moment) {
     let id = record.status.agent_id.clone();
+    // What happened while no daemon was there is told with the rest.
+    facts::apply_status(state, out, record.status, moment.now);
     let Some(run) = state.agents.get_mut(&id).and_then(|agent| agent.run_mut(record.run_id)) else { return };
-    if record.status.revision > run.status.revision {
-        run.status = record.status;
-    }
     run.status.host_pid = Some(record.host.pid);
     let pid = record.host.pid;
     if let Some(agent) = state.agents.get_mut(&id) {

@@ -204,6 +204,7 @@ impl State {
             usage: None,
             session_id: None,
             last_seq: None,
+            changes: Vec::new(),
         };
         out.writes.push(Write::StartRun(RunRow {
             run_id,

@@ -3,8 +3,8 @@
 use ostler_store::Write;
 use ostler_wire::{
     AgentEvent, AgentState, AgentTopic, ControlReply, DesiredState, DownReply, DownRequest, ErrorCode,
-    ErrorReply, NodeId, RemoveRequest, RestartPolicy, SpawnReply, SpawnRequest, StatusCause, StatusMessage,
-    Subject,
+    ErrorReply, HostRecord, NodeId, RemoveRequest, RestartPolicy, SpawnReply, SpawnRequest, StateChange,
+    StatusCause, StatusMessage, Subject, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -57,6 +57,69 @@ fn spawning_a_stopped_agent_with_nothing_but_its_name_starts_it_as_it_was() {
     assert_eq!(launches(&out), 1);
     assert_eq!(world.state.agents[&id("a")].row.spawn, spawn);
     assert_eq!(world.desired("a"), DesiredState::Running);
+}
+
+/// The states that were recorded, in order.
+fn states(out: &Outcome) -> Vec<String> {
+    let events = out.writes.iter().filter_map(|write| match write {
+        Write::AppendEvent(event) if event.kind == "agent.state" => Some(event),
+        _ => None,
+    });
+    events.map(|event| event.details["state"].as_str().unwrap().to_owned()).collect()
+}
+
+fn change(revision: u64, state: AgentState) -> StateChange {
+    StateChange {
+        revision,
+        timestamp: Timestamp::UNIX_EPOCH,
+        state,
+        cause: StatusCause::Normal,
+        message: None,
+        generation: 0,
+        exit: None,
+    }
+}
+
+#[test]
+fn an_end_that_overtakes_the_last_publications_is_recorded_with_the_states_before_it() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    let mut last = world.status_of("a", AgentState::Terminated, 4);
+    last.changes = vec![change(1, AgentState::Active), change(3, AgentState::Stopping)];
+    let record = world.record(last.clone(), false);
+    let out = world.gone("a", Some(record));
+    assert_eq!(states(&out), ["stopping", "terminated"]);
+    assert!(published(&out).is_empty(), "the bus has them: {:?}", out.effects);
+    assert!(out.writes.iter().all(|write| match write {
+        Write::UpdateRun(status) => status.changes.is_empty(),
+        _ => true,
+    }));
+    // Now the publications come.
+    let late = StatusMessage { changes: Vec::new(), ..world.status_of("a", AgentState::Stopping, 3) };
+    assert!(states(&world.apply(Event::Status(Box::new(late)))).is_empty());
+    assert!(states(&world.apply(Event::Status(Box::new(last)))).is_empty());
+}
+
+#[test]
+fn what_a_host_could_not_announce_is_announced_for_it() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    let mut last = world.status_of("a", AgentState::Terminated, 4);
+    last.changes = vec![change(1, AgentState::Active), change(3, AgentState::Stopping)];
+    let record = HostRecord { announced: 1, ..world.record(last, false) };
+    let out = world.gone("a", Some(record));
+    let told: Vec<StatusMessage> = payloads(&out, &Subject::status(&id("a")));
+    let told: Vec<_> = told.iter().map(|status| (status.revision, status.state, status.pid)).collect();
+    assert_eq!(told, [(3, AgentState::Stopping, None), (4, AgentState::Terminated, Some(77))]);
+    assert_eq!(states(&out), ["stopping", "terminated"]);
+}
+
+#[test]
+fn a_lost_publication_is_made_up_for_by_the_next() {
+    let mut world = World::running("a", RestartPolicy::OnFailure);
+    let mut next = world.status_of("a", AgentState::Active, 5);
+    next.changes = vec![change(1, AgentState::Active), change(2, AgentState::Paused)];
+    let out = world.apply(Event::Status(Box::new(next)));
+    assert_eq!(states(&out), ["paused", "active"]);
+    assert!(world.state.agents[&id("a")].run.as_ref().unwrap().status.changes.is_empty());
 }
 
 #[test]

@@ -5,8 +5,10 @@
 //!
 //! * [`unit`]: what the process does, line by line, and what the adapter makes of it;
 //! * [`request`]: what is asked over the bus, and the answers;
+//! * [`announced`]: which states the bus has taken, and what is told again;
 //! * here: the state, its publication, and time.
 
+mod announced;
 mod request;
 mod unit;
 
@@ -27,6 +29,7 @@ use ostler_wire::{
 use serde::Serialize;
 
 use crate::control::Topic;
+use crate::core::announced::Announced;
 use crate::outbox::Outbox;
 use crate::output::Frame;
 use crate::status::{View, activity_text};
@@ -179,6 +182,7 @@ pub(crate) struct Core {
     usage: Option<Usage>,
     session: Option<String>,
     revision: u64,
+    announced: Announced,
     host_pid: u32,
     up: bool,
     /// The first thing the bus denied us on this connection.
@@ -229,6 +233,7 @@ impl Core {
             usage: None,
             session,
             revision: 0,
+            announced: Announced::default(),
             host_pid,
             up: false,
             denied: None,
@@ -355,7 +360,18 @@ impl Core {
             usage: self.usage,
             session_id: self.session.clone(),
             last_seq: Some(self.outbox.last_seq()),
+            changes: self.announced.changes_before(self.revision),
         }
+    }
+
+    /// Up to which revision the bus has taken the states.
+    pub(crate) fn announced(&self) -> u64 {
+        self.announced.revision()
+    }
+
+    /// True when the bus has taken the last state, or never will: what it denies is not waited for.
+    pub(crate) fn is_announced(&self) -> bool {
+        self.announced.revision() >= self.revision || self.denied.is_some()
     }
 
     /// A heartbeat of these facts, if anybody can hear it.
@@ -387,6 +403,8 @@ impl Core {
         self.up = true;
         self.denied = None;
         self.outbox.connected(now.mono);
+        let subject = Subject::status(&self.spec.agent_id);
+        fx.extend(self.announced.connected().map(|status| publish(&subject, status)));
         self.tell_state(now, fx);
         fx.push(Effect::Beat);
     }
@@ -432,10 +450,12 @@ impl Core {
     /// Records the state and publishes it.
     fn tell_state(&mut self, now: Now, fx: &mut Vec<Effect>) {
         self.revision += 1;
+        let status = self.status(now);
         fx.push(Effect::Record);
         if self.up {
-            fx.push(publish(&Subject::status(&self.spec.agent_id), &self.status(now)));
+            fx.push(publish(&Subject::status(&self.spec.agent_id), &status));
         }
+        self.announced.decided(status);
     }
 
     /// Numbers a message and keeps it until the engine has it.

@@ -7,8 +7,9 @@
 //!   signals, guard, time ------+                +--> files (host.json, session)
 //! ```
 //!
-//! At the end the output is handed over: as long as the bus is there, for at most [`DRAIN_MAX`]; the rest goes to the
-//! spool file, from where the daemon takes it.
+//! At the end the output is handed over, and the last states are: as long as the bus is there, for at most
+//! [`DRAIN_MAX`]; the rest of the output goes to the spool file, that of the states is in the record, from where the
+//! daemon takes them.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -391,7 +392,7 @@ impl Host {
         if self.up {
             let delivered =
                 answered && self.core.outbox().is_empty() && self.mail.is_empty() && self.replies.is_empty();
-            delivered || now >= over_at + DRAIN_MAX
+            delivered && self.core.is_announced() || now >= over_at + DRAIN_MAX
         } else {
             self.ever_up || now >= self.started + FIRST_CONNECTION_MAX
         }
@@ -437,6 +438,7 @@ impl Host {
             agent,
             cgroup: spec.cgroup.clone().filter(|dir| dir.exists()),
             status: self.core.status(now),
+            announced: self.core.announced(),
             last_seq: self.core.last_seq(),
             keep_desired: self.core.keep_desired(),
             stop_asked: self.core.stop_asked(),

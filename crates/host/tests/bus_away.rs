@@ -2,7 +2,7 @@
 
 mod support;
 
-use ostler_wire::{AgentEvent, AgentState, RestartPolicy, SpawnRequest};
+use ostler_wire::{AgentEvent, AgentState, RestartPolicy, SpawnRequest, StatusMessage};
 use serde_json::json;
 use support::{World, until};
 
@@ -60,6 +60,52 @@ async fn a_bus_that_moves_to_another_port_is_found_through_the_endpoint_file() {
     until("the state to be told anew", || (world.look(|r| r.statuses.len()) > statuses).then_some(())).await;
     let reply: serde_json::Value = world.ask("input", json!({"text": "go"})).await.unwrap();
     assert_eq!(reply["delivered"], true);
+}
+
+#[tokio::test]
+async fn states_decided_while_the_bus_is_away_are_told_in_order_when_it_is_back() {
+    let world = World::new().await;
+    let wait = "touch once; until [ -e go ]; do sleep 0.01; done; exit 7";
+    let host = world.host(&format!("[ -e once ] && exec cat; {wait}"));
+    let first = world.active().await;
+    world.expel_host();
+    std::fs::write(world.dir.path().join("work/go"), "").unwrap();
+    until("the restart", || {
+        let status = host.record()?.status;
+        ((status.generation, status.state) == (2, AgentState::Active)).then_some(())
+    })
+    .await;
+    assert!(world.look(|recorded| recorded.statuses.iter().all(|status| status.generation < 2)));
+    world.admit_host();
+    let is_present = |status: &StatusMessage| status.generation == 2 && !status.changes.is_empty();
+    let present = world.status("the present state", is_present).await;
+    world.look(|recorded| {
+        let told: Vec<_> = recorded.statuses.iter().map(|s| (s.revision, s.state, s.generation)).collect();
+        let back_off = |status: &StatusMessage| status.state == AgentState::Starting && status.exit.is_some();
+        assert!(recorded.statuses.iter().any(back_off), "{told:?}");
+        assert!(recorded.statuses.is_sorted_by_key(|status| status.revision), "{told:?}");
+    });
+    let changes: Vec<_> = present.changes.iter().map(|change| (change.revision, change.state)).collect();
+    assert!(changes.is_sorted_by_key(|change| change.0), "{changes:?}");
+    assert!(changes.iter().any(|change| change.0 > first.revision), "{changes:?}");
+}
+
+#[tokio::test]
+async fn an_end_while_the_bus_is_away_is_in_the_record_with_all_its_states() {
+    let world = World::new().await;
+    let mut host = world.host("trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done");
+    world.line("up").await;
+    let active = world.active().await;
+    until("the bus to have the state", || (host.record()?.status.revision >= active.revision).then_some(()))
+        .await;
+    world.expel_host();
+    support::signal(host.guard_pid(), rustix::process::Signal::TERM);
+    assert_eq!(host.ended().await.code(), Some(0));
+    let record = host.record().unwrap();
+    assert_eq!(record.status.state, AgentState::Terminated);
+    let states: Vec<_> = record.status.changes.iter().map(|change| change.state).collect();
+    assert!(states.ends_with(&[AgentState::Active, AgentState::Stopping]), "{states:?}");
+    assert!(record.announced < record.status.revision, "{record:?}");
 }
 
 #[tokio::test]

@@ -242,6 +242,7 @@ fn start_run(agent: &str, run_id: RunId) -> Write {
         usage: None,
         session_id: None,
         last_seq: None,
+        changes: Vec::new(),
     };
     Write::StartRun(RunRow {
         run_id,

@@ -235,6 +235,37 @@ pub struct StatusMessage {
     /// outputs there are in all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seq: Option<u64>,
+    /// The changes of state of this run before this status, oldest first, the last 16 at most: whoever missed a
+    /// publication learns here what it told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<StateChange>,
+}
+
+/// The changes of state a [`StatusMessage`] tells of at most: more than a crash loop makes until it is given up.
+pub const STATE_CHANGES_MAX: usize = 16;
+
+/// A change of an agent's state, as the [`StatusMessage`] of the same revision told it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct StateChange {
+    /// The number of the status that told it.
+    pub revision: u64,
+    /// When it was told.
+    pub timestamp: Timestamp,
+    /// The state from then on.
+    pub state: AgentState,
+    /// Why, for a program.
+    #[serde(default)]
+    pub cause: StatusCause,
+    /// Why, for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Which start of the agent's process it is about; 0 before the first.
+    #[serde(default)]
+    pub generation: u64,
+    /// How the last process had ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitStatus>,
 }
 
 /// Why an agent is in the state it is in.

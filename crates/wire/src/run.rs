@@ -80,8 +80,11 @@ pub struct HostRecord {
     /// The control group, when one was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
-    /// The last published status.
+    /// The last status, written before it was published.
     pub status: StatusMessage,
+    /// Up to which revision the bus has taken what was published: its own copy came back to the host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub announced: u64,
     /// The last number given to an output.
     pub last_seq: u64,
     /// True when `agent.{id}.stop` asked to keep the desired state.
@@ -92,6 +95,10 @@ pub struct HostRecord {
     pub stop_asked: bool,
     /// When it was written.
     pub updated_at: Timestamp,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A process id that cannot be mistaken for a later process of the same number.

@@ -330,6 +330,7 @@ impl Run<'_> {
             usage: agent.usage,
             session_id: agent.session_id,
             last_seq: None,
+            changes: Vec::new(),
         };
         Ok(Some(status).filter(|status| self.is_last_word(status)))
     }

@@ -131,6 +131,7 @@ impl World {
         let process = ProcessIdentity { pid: 70, start_time: 1 };
         HostRecord {
             run_id: status.run_id,
+            announced: status.revision,
             host: process,
             guard: process,
             agent: None,

@@ -2,7 +2,8 @@
 //! refused, a notice among the agent's output says so, because nobody else would.
 
 use ostler_wire::{
-    AgentState, ControlReply, ErrorCode, ErrorReply, NoticeLevel, ShutdownMessage, StopRequest, Subject,
+    AgentState, ControlReply, ErrorCode, ErrorReply, NoticeLevel, ShutdownMessage, StatusMessage,
+    StopRequest, Subject,
 };
 
 use super::{Ask, Asked, Core, Effect, Now, Writing, publish, refused, reply_json};
@@ -19,8 +20,14 @@ impl Core {
         now: Now,
         fx: &mut Vec<Effect>,
     ) {
-        // Our own publication, come back.
+        // Our own publication, come back: the bus has it.
         if topic == Topic::Status && reply.is_none() {
+            if let Ok(status) = serde_json::from_slice::<StatusMessage>(payload)
+                && status.run_id == self.spec.run_id
+                && status.revision <= self.revision
+            {
+                self.announced.came_back(status.revision);
+            }
             return;
         }
         match read(topic, self.spec.spawn.kind, payload) {

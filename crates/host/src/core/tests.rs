@@ -145,6 +145,52 @@ impl Run {
     }
 }
 
+/// The states an event has told, with their revisions.
+fn told(effects: &[Effect]) -> Vec<(u64, AgentState)> {
+    let statuses = effects.iter().filter_map(|effect| match effect {
+        Effect::Publish { subject, payload } if subject == "agent.a.status" => {
+            Some(serde_json::from_slice::<StatusMessage>(payload).unwrap())
+        }
+        _ => None,
+    });
+    statuses.map(|status| (status.revision, status.state)).collect()
+}
+
+/// Our own publication, as the bus brings it back.
+fn come_back(run: &mut Run) {
+    let payload = serde_json::to_vec(&run.core.status(run.now)).unwrap().into();
+    run.apply(Event::Request { topic: Topic::Status, reply: None, payload, fresh_id: "fresh".into() });
+}
+
+#[test]
+fn states_the_bus_has_not_taken_are_told_again_in_order() {
+    let mut run = Run::active(None);
+    run.apply(run_state(AgentState::Active, 1));
+    assert!(!run.core.is_announced());
+    come_back(&mut run);
+    assert!(run.core.is_announced());
+    let first = run.core.announced();
+
+    let effects = run.apply(run_state(AgentState::Stopping, 1));
+    assert_eq!(told(&effects), [(first + 1, AgentState::Stopping)], "it is lost with the connection");
+    run.apply(Event::Disconnected);
+    let effects = run.apply(run_state(AgentState::Terminated, 1));
+    assert!(told(&effects).is_empty());
+    let before: Vec<AgentState> =
+        run.core.status(run.now).changes.iter().map(|change| change.state).collect();
+    assert!(before.ends_with(&[AgentState::Active, AgentState::Stopping]), "{before:?}");
+
+    let effects = run.apply(Event::Connected);
+    let terminated = AgentState::Terminated;
+    let expected = [(first + 1, AgentState::Stopping), (first + 2, terminated), (first + 3, terminated)];
+    assert_eq!(told(&effects), expected);
+    assert!(!run.core.is_announced());
+    come_back(&mut run);
+    assert!(run.core.is_announced());
+    run.apply(Event::Disconnected);
+    assert_eq!(told(&run.apply(Event::Connected)), [(first + 4, terminated)], "nothing is told a third time");
+}
+
 fn run_state(state: AgentState, generation: u64) -> Event {
     let pid = matches!(state, AgentState::Starting | AgentState::Active | AgentState::Paused).then_some(7);
     Event::Changed(View { state, generation, pid, ..View::starting() })
@@ -312,6 +358,7 @@ fn every_publication_of_the_state_has_a_higher_revision() {
     let mut told = Vec::new();
     for event in [run_state(AgentState::Active, 1), Event::Connected, run_state(AgentState::Paused, 1)] {
         told.extend(statuses(&run.apply(event)));
+        come_back(&mut run);
     }
     assert_eq!(told.len(), 3);
     assert!(told.is_sorted_by(|a, b| a.revision < b.revision));

@@ -86,6 +86,7 @@ pub struct World {
     pub agent: AgentId,
     pub recorded: Arc<Mutex<Recorded>>,
     users: Users,
+    host_key: String,
     server: Option<Server>,
     client: Option<Client>,
 }
@@ -110,17 +111,28 @@ impl World {
             users.set(Identity::new(name, credential, permissions)).unwrap();
         };
         set("engine", engine, Permissions::all());
-        let own = format!("agent.{agent}.>");
-        set(
-            "host",
-            host,
-            Permissions {
-                publish: Rules::allow([own.clone()]),
-                subscribe: Rules::allow([own, format!("{}.>", ostler_wire::Subject::host_inbox(&agent))]),
-                allow_responses: Some(AllowResponses::default()),
-            },
-        );
-        Self { dir, agent, recorded: Arc::default(), users, server: None, client: None }
+        let world =
+            Self { dir, agent, recorded: Arc::default(), users, host_key: host, server: None, client: None };
+        world.admit_host();
+        world
+    }
+
+    /// Lets the host onto the bus.
+    pub fn admit_host(&self) {
+        let own = format!("agent.{}.>", self.agent);
+        let inbox = format!("{}.>", ostler_wire::Subject::host_inbox(&self.agent));
+        let permissions = Permissions {
+            publish: Rules::allow([own.clone()]),
+            subscribe: Rules::allow([own, inbox]),
+            allow_responses: Some(AllowResponses::default()),
+        };
+        let credential = Credential::Nkey(self.host_key.clone());
+        self.users.set(Identity::new("host", credential, permissions)).unwrap();
+    }
+
+    /// Keeps the host from the bus, and takes it off.
+    pub fn expel_host(&self) {
+        self.users.remove("host");
     }
 
     /// An engine on the present bus; what it recorded before is kept, as on a disk.
