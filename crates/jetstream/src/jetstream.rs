@@ -307,6 +307,7 @@ impl JetStream {
             let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
             stream.now = now;
             stream.expire(now, bus);
+            stream.trim(now);
             stream.tick(now, bus, &self.context);
             stream.tick_consumers(now, bus, &self.context);
             if maintain {
@@ -333,7 +334,7 @@ impl JetStream {
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
         let due = |stream: &mut Box<Stream>| {
-            [stream.next_expiry(), stream.next_tick(), stream.next_consumer_due(now)]
+            [stream.next_expiry(), stream.next_tick(), stream.next_trim(now), stream.next_consumer_due(now)]
         };
         let own = streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min();
         own.into_iter().chain(self.next_feed_due(now)).min()

@@ -84,3 +84,51 @@ fn who_goes_away_is_sent_nothing_more() {
     assert_eq!(answers(rig.bus.take()), (0, None));
     assert_eq!(rig.jetstream().next_due(), None);
 }
+
+fn messages(rig: &mut Rig) -> u64 {
+    rig.api("STREAM.INFO.S", "")["state"]["messages"].as_u64().unwrap()
+}
+
+fn update(rig: &mut Rig, more: &str) -> u64 {
+    let config = format!(r#"{{"name":"S","subjects":["s.>"],"storage":"memory","allow_direct":true{more}}}"#);
+    rig.api("STREAM.UPDATE.S", &config)["state"]["messages"].as_u64().unwrap()
+}
+
+#[test]
+fn a_limit_that_is_lowered_takes_messages_in_turns() {
+    let mut rig = with_messages(15_000, "");
+    assert_eq!(update(&mut rig, r#","max_msgs":10"#), 5_000, "the first turn");
+    publish(&mut rig, 20_000..20_001);
+    assert_eq!(messages(&mut rig), 5_001 - 64, "a message does not do all the work that is left");
+    rig.pass_through(SECOND);
+    assert_eq!((messages(&mut rig), rig.jetstream().next_due()), (10, None));
+    publish(&mut rig, 0..1);
+    assert_eq!(messages(&mut rig), 10);
+}
+
+#[test]
+fn a_limit_per_subject_that_is_lowered_takes_messages_in_turns() {
+    let mut rig = with_messages(6_000, "");
+    for _ in 0..2 {
+        publish(&mut rig, 0..6_000);
+    }
+    assert_eq!(update(&mut rig, r#","max_msgs_per_subject":1"#), 8_000, "the first turn");
+    publish(&mut rig, 5_998..6_000);
+    rig.pass_through(SECOND);
+    assert_eq!((messages(&mut rig), rig.jetstream().next_due()), (6_000, None));
+    assert_eq!(update(&mut rig, r#","max_msgs_per_subject":1"#), 6_000);
+}
+
+#[test]
+fn what_a_crash_left_over_a_limit_goes_afterwards() {
+    let mut rig = Rig::new();
+    rig.api("STREAM.CREATE.S", r#"{"name":"S","subjects":["s.>"]}"#);
+    for _ in 0..3 {
+        publish(&mut rig, 0..5_000);
+    }
+    rig.api("STREAM.UPDATE.S", r#"{"name":"S","subjects":["s.>"],"max_msgs_per_subject":1,"max_msgs":4999}"#);
+    assert!(messages(&mut rig) > 4_999);
+    rig.restart();
+    rig.pass_through(SECOND);
+    assert_eq!(messages(&mut rig), 4_999);
+}

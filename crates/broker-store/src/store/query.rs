@@ -119,6 +119,21 @@ impl Store {
         Page { total: names.len(), items: part.map(|&(name, count)| (name.into(), count)).collect() }
     }
 
+    /// The next subject with more than `max` messages among so many places of the list of subjects, and where it
+    /// stands; or else where to go on, `u32::MAX` at the end of the list. A subject that comes later may get a place
+    /// before one that was looked at.
+    pub fn find_crowded(&self, place: u32, places: u32, max: u64) -> (u32, Option<&[u8]>) {
+        let bound = self.subjects.bound();
+        let end = place.saturating_add(places).min(bound);
+        for id in place..end {
+            let subject = self.subjects.get(id);
+            if subject.count > max {
+                return (id, Some(&subject.name));
+            }
+        }
+        (if end >= bound { u32::MAX } else { end }, None)
+    }
+
     /// Sequences between the first and the last without a message, at most `limit`.
     pub fn deleted(&self, limit: usize) -> Vec<u64> {
         let mut deleted = Vec::new();

@@ -18,6 +18,7 @@ mod restore;
 mod schedule;
 mod source;
 mod transform;
+mod trim;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,7 @@ use fast::FastBatches;
 use feed::Feed;
 use restore::is_restoring;
 use transform::Transform;
+use trim::Trim;
 
 /// The checkpoint that holds a stream's configuration.
 const META: &str = "stream";
@@ -88,6 +90,7 @@ pub(crate) struct Stream {
     batches: Batches,
     fast_batches: FastBatches,
     schedules: Schedules,
+    trim: Trim,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
     /// Whether another takes from it.
@@ -210,6 +213,7 @@ impl Stream {
         stream.prepare_feeds();
         stream.recall_feeds();
         stream.load_consumers(now);
+        stream.recall_trim();
         Ok(Opened { stream: Some(stream), findings, unfinished: false })
     }
 
@@ -237,6 +241,7 @@ impl Stream {
             batches: Batches::default(),
             fast_batches: FastBatches::default(),
             schedules: Schedules::default(),
+            trim: Trim::default(),
             feeds: Vec::new(),
             is_origin: false,
             undone: 0,
@@ -323,10 +328,8 @@ impl Stream {
             self.recall_schedules(self.store.last_seq());
         }
         self.age_cursor = 0;
-        if self.config.max_msgs_per_subject != before.max_msgs_per_subject {
-            self.enforce_all_subjects();
-        }
-        self.enforce_totals();
+        self.trim_all();
+        self.trim(self.now);
         Ok(())
     }
 
@@ -501,6 +504,7 @@ impl Stream {
             feed.retry_at = Some(self.now + SECOND);
         }
         self.age_cursor = 0;
+        self.trim_later();
         self.recount();
     }
 

@@ -436,40 +436,6 @@ impl Stream {
         while self.store.first_seq() < seq && self.drop_message(self.store.first_seq()) {}
     }
 
-    pub(super) fn enforce_subject(&mut self, subject: &[u8]) {
-        let Some(max) = limit(self.config.max_msgs_per_subject) else { return };
-        while let Some((first, _)) = self.store.first_on(subject).filter(|&(_, count)| count > max) {
-            if !self.drop_message(first) {
-                break;
-            }
-        }
-    }
-
-    /// Makes count and bytes fit again.
-    pub(crate) fn enforce_totals(&mut self) {
-        let (max_msgs, max_bytes) = (limit(self.config.max_msgs), limit(self.config.max_bytes));
-        if max_msgs.is_none() && max_bytes.is_none() {
-            return;
-        }
-        while self.store.msgs() > 0
-            && (max_msgs.is_some_and(|max| self.store.msgs() > max)
-                || max_bytes.is_some_and(|max| self.store.bytes() > max))
-            && self.drop_message(self.store.first_seq())
-        {}
-    }
-
-    /// Makes every subject fit again, after the limit changed.
-    pub(crate) fn enforce_all_subjects(&mut self) {
-        let Some(max) = limit(self.config.max_msgs_per_subject) else { return };
-        let mut all = ostler_broker_store::Selection::all();
-        let page = self.store.subjects(&mut all, 0, usize::MAX);
-        for (subject, count) in page.items {
-            if count > max {
-                self.enforce_subject(&subject);
-            }
-        }
-    }
-
     pub(super) fn republish(
         &self,
         message: &Incoming<'_>,

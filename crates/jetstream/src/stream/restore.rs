@@ -96,8 +96,8 @@ impl Stream {
         self.refill_window(now);
         self.recall_schedules(self.store.last_seq());
         self.recall_feeds();
-        self.enforce_all_subjects();
-        self.enforce_totals();
+        self.trim_all();
+        self.trim(now);
         (self.dirty, self.wake) = (true, true);
         Ok(())
     }
