@@ -24,6 +24,8 @@ pub(crate) struct PublishHeaders<'a> {
     /// Says something of a schedule.
     pub(crate) schedule: bool,
     pub(crate) required_level: Option<u64>,
+    /// Says that another stream is where it is from.
+    pub(crate) sourced: bool,
 }
 
 impl<'a> PublishHeaders<'a> {
@@ -53,6 +55,7 @@ impl<'a> PublishHeaders<'a> {
                     first(&mut found.batch_seq, text(value).and_then(|seq| seq.parse().ok()));
                 }
                 b"Batch-Commit" => first(&mut found.batch_commit, Some(value)),
+                b"Stream-Source" => found.sourced |= !value.is_empty(),
                 b"Required-Api-Level" => first(&mut found.required_level, Some(number(value))),
                 _ if rest.starts_with(b"Schedule") => found.schedule = true,
                 _ => {}

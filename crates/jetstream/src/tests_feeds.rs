@@ -114,6 +114,36 @@ fn what_was_taken_and_purged_is_not_taken_again() {
 }
 
 #[test]
+fn nobody_but_the_server_says_where_a_message_is_from() {
+    let mut rig = Rig::new();
+    create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);
+    create(
+        &mut rig,
+        r#"{"name":"S","subjects":["s"],"sources":[{"name":"O"}],"allow_atomic":true,"allow_batched":true}"#,
+    );
+    for number in 1..=4 {
+        rig.ask("o", &number.to_string());
+    }
+    let taken = rig.api("STREAM.MSG.GET.S", r#"{"seq":2}"#);
+    let headers =
+        data_encoding::BASE64.decode(taken["message"]["hdrs"].as_str().unwrap().as_bytes()).unwrap();
+    let headers = String::from_utf8(headers).unwrap();
+    let label = headers.lines().find(|line| line.starts_with("Nats-Stream-Source")).unwrap();
+    let skips = label.replacen(" 2 ", " 1000 ", 1);
+    for label in [label, &skips] {
+        let batch = format!("{label}\r\nNats-Batch-Id: b\r\nNats-Batch-Sequence: 1\r\nNats-Batch-Commit: 1");
+        let again = format!("Nats-Stream-Source:\r\n{label}");
+        for headers in [label, &batch, &again] {
+            let answer = rig.ask_with("s", headers, "");
+            assert!(answer[0].payload.contains(r#""err_code":10227"#), "{headers}: {answer:?}");
+        }
+    }
+    rig.restart();
+    rig.ask("o", "5");
+    assert_eq!(payloads(&mut rig, "S"), ["1", "2", "3", "4", "5"]);
+}
+
+#[test]
 fn a_full_stream_takes_the_rest_when_there_is_room() {
     let mut rig = Rig::new();
     create(&mut rig, r#"{"name":"O","subjects":["o"]}"#);

@@ -137,6 +137,7 @@ refusals! {
     too_many_batches = 429 10210 "atomic publish too many inflight";
     too_many_fast_batches = 429 10211 "batch publish too many inflight";
     schedule_scheduler = 400 10212 "message schedules invalid scheduler";
+    source_header = 400 10227 "message stream source header is not allowed";
     schedule_zone = 400 10223 "message schedules time zone is invalid";
 }
 

@@ -225,6 +225,9 @@ impl Stream {
             let in_batch = |subject: &[u8]| scheduled.get(subject).copied();
             let ended = self.check_schedule_end(&incoming, &asked, in_batch)?.map(Into::into);
             let schedule = self.check_schedule(&incoming, &asked, now)?;
+            if asked.sourced {
+                return Err(ApiError::source_header().into());
+            }
             if let Some(id) = asked.msg_id
                 && (self.dedupe.find(id).is_some() || !ids.insert(id.to_owned()))
             {

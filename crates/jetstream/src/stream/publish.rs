@@ -177,6 +177,10 @@ impl Stream {
         self.check_expected(message.subject, asked)?;
         let ended = self.check_schedule_end(message, asked, |_| None)?;
         let schedule = self.check_schedule(message, asked, now)?;
+        // It would be believed when the stream is opened again.
+        if asked.sourced {
+            return Err(ApiError::source_header().into());
+        }
         if let Some(id) = asked.msg_id {
             self.dedupe.forget_before(now - self.config.duplicate_window);
             if let Some(seq) = self.dedupe.find(id) {

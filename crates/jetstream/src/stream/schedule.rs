@@ -27,11 +27,12 @@ const SCHEDULER: &str = "Nats-Scheduler";
 /// Instead of a time: the schedule is over.
 pub(super) const PURGE: &str = "purge";
 /// What concerned the schedule and not what it makes.
-const NOT_MADE: [&str; 8] = [
+const NOT_MADE: [&str; 9] = [
     "Nats-Schedule:",
     "Nats-Schedule-",
     "Nats-Scheduler:",
     "Nats-Batch-",
+    "Nats-Stream-Source:",
     "Nats-Expected-",
     "Nats-Msg-Id:",
     "Nats-TTL:",
