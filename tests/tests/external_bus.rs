@@ -492,3 +492,17 @@ async fn the_configuration_in_effect_is_shown_without_any_secret() {
     let run = SpawnRequest { command: vec!["true".into()], ..SpawnRequest::default() };
     daemon.bus().await.spawn("a", run).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_was_killed_is_started_again_in_the_background() {
+    if !NatsServer::is_installed() {
+        return;
+    }
+    let mut daemon = TestDaemon::with(external());
+    daemon.kill9();
+    let again = daemon.ostler(["up", "-d"]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    let refused = daemon.ostler(["up", "-d"]);
+    assert_eq!(refused.code, Some(5), "{refused:?}");
+    assert_eq!(daemon.ostler(["down"]).code, Some(0));
+}

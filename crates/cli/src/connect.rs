@@ -6,7 +6,9 @@ use std::time::Duration;
 use ostler_client::{Bus, Client, Options, REQUEST_TIMEOUT, Role};
 use ostler_daemon::{StateDir, Waiting};
 use ostler_supervise::platform::Identity;
-use ostler_wire::{AgentId, AgentSummary, ENDPOINT_FILE, Endpoint, JsonMap, ListReply, NodeId, Subject};
+use ostler_wire::{
+    AgentId, AgentSummary, ENDPOINT_FILE, Endpoint, JsonMap, ListReply, NodeId, NodeInfo, Subject,
+};
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -117,6 +119,17 @@ impl Session {
         })?;
         let (clients, keeper) = (watch::Sender::new(client), JoinSet::new());
         Ok(Self { clients, options, node: endpoint.node.clone(), endpoint, keeper })
+    }
+
+    /// Whether the daemon is there too. A bus that is not its own is there without it, and what a daemon that was killed
+    /// wrote of itself stays.
+    pub(crate) async fn has_daemon(&self) -> bool {
+        if self.endpoint.external.is_none() {
+            return true;
+        }
+        let info = Subject::NodeInfo(self.node.clone());
+        Identity::of(self.endpoint.pid).is_some_and(Identity::is_alive)
+            && self.request::<NodeInfo>(&info, &JsonMap::new()).await.is_ok()
     }
 
     /// The same for a verb that goes on: it follows a daemon that comes back, and says when it is away.

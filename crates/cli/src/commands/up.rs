@@ -76,7 +76,9 @@ pub(crate) fn foreground(args: &Args, places: &Places, screen: Screen) -> Outcom
 pub(crate) async fn background(args: &Args, places: &Places, screen: Screen) -> Outcome {
     // Checked here as well, because here somebody reads the answer.
     load(args, places)?;
-    if let Ok(session) = Session::open(places).await {
+    if let Ok(session) = Session::open(places).await
+        && session.has_daemon().await
+    {
         return Err(already_running(&places.state_dir, Some(session.endpoint.pid)));
     }
     let endpoint = launch::start(places, &arguments(args)).await?;
