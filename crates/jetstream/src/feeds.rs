@@ -7,12 +7,13 @@ use crate::api::ApiError;
 use crate::bus::{Bus, Incoming};
 use crate::jetstream::{JetStream, SyncJob};
 use crate::stream::{Retention, Stream, StreamConfig, Taken, feed_identity};
+use crate::through::{Turn, take_through};
 use crate::time::SECOND;
 
 /// Messages that a stream takes from another at once.
-const TURN: usize = 1000;
+pub(crate) const TURN: usize = 1000;
 /// Bytes that a stream takes from another at once.
-const TURN_BYTES: usize = 4 << 20;
+pub(crate) const TURN_BYTES: usize = 4 << 20;
 /// How often all streams have their turn before other work is seen to.
 const ROUNDS: usize = 4;
 /// When what was refused is tried again.
@@ -23,6 +24,8 @@ pub(crate) const RETRY: i64 = SECOND;
 pub(crate) struct Feeds {
     fed: Vec<usize>,
     lagging: bool,
+    /// An origin has something to write.
+    settled: bool,
 }
 
 impl JetStream {
@@ -36,7 +39,11 @@ impl JetStream {
             let Some(stream) = self.streams.get(*id).and_then(Option::as_deref) else { continue };
             read.extend(stream.feeds.iter().map(|feed| feed.origin.clone()));
         }
+        let fed = self.feeds.fed.iter().filter_map(|id| self.streams.get(*id)?.as_deref());
+        let direct = fed.flat_map(|stream| &stream.feeds).filter(|feed| feed.consumer().is_none());
+        let direct: Vec<String> = direct.map(|feed| feed.origin.clone()).collect();
         for stream in self.streams.iter_mut().flatten() {
+            stream.is_read = direct.contains(&stream.config.name);
             stream.is_origin = read.contains(&stream.config.name);
         }
     }
@@ -48,7 +55,7 @@ impl JetStream {
 
     /// Moves what was written, and ends the batch of the streams that took something.
     pub(crate) fn pump_feeds(&mut self, now: i64, bus: &mut impl Bus, jobs: &mut Vec<SyncJob>) {
-        self.feeds.lagging = false;
+        (self.feeds.lagging, self.feeds.settled) = (false, false);
         for _ in 0..ROUNDS {
             let mut moved = false;
             for index in 0..self.feeds.fed.len() {
@@ -94,14 +101,14 @@ impl JetStream {
         let mut moved = false;
         stream.now = now;
         let mut feeds = std::mem::take(&mut stream.feeds);
-        let mut undone = false;
+        let (mut undone, mut settled) = (false, Vec::new());
         for feed in &mut feeds {
             if feed.retry_at.is_some_and(|at| now < at) {
                 continue;
             }
             feed.retry_at = None;
-            let origin = self.names.get(&feed.origin).copied();
-            let origin = origin.and_then(|id| self.streams.get_mut(id)).and_then(Option::as_deref_mut);
+            let origin_id = self.names.get(&feed.origin).copied();
+            let origin = origin_id.and_then(|id| self.streams.get_mut(id)).and_then(Option::as_deref_mut);
             let Some(origin) = origin else {
                 feed.error = Some(ApiError::stream_not_found());
                 continue;
@@ -109,6 +116,15 @@ impl JetStream {
             let identity = feed_identity(&origin.config.name, origin.created);
             feed.begin(&identity, |time| origin.store.first_at(time).ok().flatten());
             feed.error = None;
+            if feed.consumer().is_some() {
+                let before = stream.undone;
+                let Turn { count, settled: wrote } =
+                    take_through(stream, feed, origin, now, bus, &self.context);
+                settled.extend(origin_id.filter(|_| wrote || count > 0));
+                undone |= stream.undone != before;
+                moved |= count > 0;
+                continue;
+            }
             feed.active.get_or_insert(now);
             let (mut count, mut bytes) = (0, 0);
             let last = origin.last_sure();
@@ -142,6 +158,14 @@ impl JetStream {
         if undone {
             stream.recall_feeds();
         }
+        for id in settled {
+            // It is written when the next batch ends, which is soon.
+            if let Some(origin) = self.streams.get_mut(id).and_then(Option::as_deref_mut) {
+                origin.dirty = true;
+            }
+            self.touch(id);
+            self.feeds.settled = true;
+        }
         moved
     }
 
@@ -154,7 +178,7 @@ impl JetStream {
     pub(crate) fn next_feed_due(&self, now: i64) -> Option<i64> {
         let fed = self.feeds.fed.iter().filter_map(|id| self.streams.get(*id)?.as_deref());
         let retries = fed.flat_map(|stream| &stream.feeds).filter_map(|feed| feed.retry_at);
-        retries.chain(self.feeds.lagging.then_some(now)).min()
+        retries.chain((self.feeds.lagging || self.feeds.settled).then_some(now)).min()
     }
 
     /// Checks what a configuration says of other streams against those that there are.
@@ -213,6 +237,6 @@ impl JetStream {
 impl Stream {
     /// Whether a message with nobody else to read it is kept.
     pub(crate) fn is_kept_for_feeds(&self) -> bool {
-        self.is_origin && self.config.retention == Retention::Interest
+        self.is_read && self.config.retention == Retention::Interest
     }
 }

@@ -291,7 +291,7 @@ impl JetStream {
         let stream = self.streams.get_mut(id)?.as_deref_mut()?;
         stream.now = self.now;
         let job = stream.synced(result, bus, &self.context);
-        if stream.is_origin {
+        if stream.is_origin || !stream.feeds.is_empty() {
             self.pump_feeds_soon();
         }
         job.map(|job| SyncJob { stream: id, job })

@@ -47,10 +47,11 @@
 //!
 //! # Known limits
 //!
-//! Not there yet: streams of other servers as mirrors and sources, sources through a prepared consumer, ack policy
-//! `flow_control`. A configuration that asks for one is refused, naming it. Compression and placement are kept and have
-//! no effect. One account. In a fast batch a wrong `Nats-Expected-Last-Msg-Id` is refused like any other expectation,
-//! where nats-server leaves the batch half open.
+//! Not there yet: streams of other servers as mirrors and sources; a configuration that asks for one is refused, naming
+//! it. A consumer with the ack policy `flow_control` serves the streams of this server that name it as the consumer of a
+//! mirror or source: nothing is sent to its deliver subject. Compression and placement are kept and have no effect. One
+//! account. In a fast batch a wrong `Nats-Expected-Last-Msg-Id` is refused like any other expectation, where nats-server
+//! leaves the batch half open.
 #![forbid(unsafe_code)]
 
 mod acks;
@@ -88,19 +89,22 @@ mod tests_crash;
 #[cfg(test)]
 mod tests_disk;
 #[cfg(test)]
+mod tests_features;
+#[cfg(test)]
+mod tests_feeds;
+#[cfg(test)]
+mod tests_oracle;
+#[cfg(test)]
 mod tests_schedules;
 #[cfg(test)]
 mod tests_space;
 #[cfg(test)]
+mod tests_through;
+#[cfg(test)]
 mod tests_trouble;
 #[cfg(test)]
 mod tests_turns;
-#[cfg(test)]
-mod tests_features;
-#[cfg(test)]
-mod tests_oracle;
-#[cfg(test)]
-mod tests_feeds;
+mod through;
 mod time;
 #[cfg(test)]
 mod transcripts;
@@ -120,6 +124,6 @@ pub use ostler_broker_store::{Durability, Finding};
 pub use report::Totals;
 pub use stream::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, External, PersistMode, Republish, Retention,
-    Storage, StreamConfig, StreamSource, SubjectTransform,
+    Storage, StreamConfig, StreamConsumerSource, StreamSource, SubjectTransform,
 };
 pub use time::{Time, parse_duration, write_duration};

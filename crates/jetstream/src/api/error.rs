@@ -66,6 +66,10 @@ refusals! {
     pull_requires_ack = 400 10084 "consumer in pull mode requires explicit ack policy on workqueue stream";
     direct_requires_push = 400 10090 "consumer direct requires a push based consumer";
     direct_requires_ephemeral = 400 10091 "consumer direct requires an ephemeral consumer";
+    mirror_consumer_invalid = 400 10213 "stream mirror consumer config is invalid";
+    source_consumer_invalid = 400 10215 "stream source consumer config is invalid";
+    flow_control_acks_wait = 400 10221 "flow control ack policy requires unset ack wait";
+    flow_control_acks_deliver = 400 10222 "flow control ack policy requires unset max deliver";
     flow_control_acks_require_push = 400 10218 "flow control ack policy requires a push based consumer";
     pull_with_rate_limit = 400 10086 "consumer in pull mode can not have rate limit set";
     heartbeat_requires_push = 400 10088 "consumer idle heartbeat requires a push based consumer";

@@ -143,6 +143,11 @@ impl ConsumerConfig {
         !self.deliver_subject.is_empty()
     }
 
+    /// Whether clients get what it pushes; else streams of this server take it.
+    pub(crate) fn pushes(&self) -> bool {
+        self.is_push() && self.ack_policy != AckPolicy::FlowControl
+    }
+
     /// Writes the defaults in and checks that everything holds together, on this stream.
     ///
     /// # Errors
@@ -161,6 +166,7 @@ impl ConsumerConfig {
         if self.backoff.iter().any(|wait| *wait < 0) {
             return Err(ApiError::backoff_negative());
         }
+        self.complete_flow_control()?;
         self.complete_limits(stream)?;
         if self.max_deliver > 0 && !self.backoff.is_empty() && self.max_deliver <= self.backoff.len() as i64 {
             return Err(ApiError::max_deliver_backoff());
@@ -175,7 +181,7 @@ impl ConsumerConfig {
         self.check_start()?;
         self.sampling()?;
         if stream.retention == Retention::WorkQueue {
-            if self.ack_policy != AckPolicy::Explicit {
+            if !matches!(self.ack_policy, AckPolicy::Explicit | AckPolicy::FlowControl) {
                 let push = self.is_push();
                 return Err(if push {
                     ApiError::workqueue_requires_explicit_ack()
@@ -225,16 +231,28 @@ impl ConsumerConfig {
         if self.ack_policy == AckPolicy::FlowControl && !self.is_push() {
             return Err(ApiError::flow_control_acks_require_push());
         }
-        let wanted = [
-            (self.direct, "a direct consumer"),
-            (self.ack_policy == AckPolicy::FlowControl, "ack policy flow_control"),
-        ];
-        match wanted.iter().find(|(wanted, _)| *wanted) {
-            Some((_, feature)) => {
-                Err(ApiError::consumer_create(format!("{feature} is not supported by this server")))
-            }
-            None => Ok(()),
+        if self.direct {
+            return Err(ApiError::consumer_create("a direct consumer is not supported by this server"));
         }
+        Ok(())
+    }
+
+    /// What is acknowledged by the answers to flow control is never out too long, nor too often.
+    fn complete_flow_control(&mut self) -> Result<(), ApiError> {
+        if self.ack_policy != AckPolicy::FlowControl {
+            return Ok(());
+        }
+        if self.ack_wait > 0 || !self.backoff.is_empty() {
+            return Err(ApiError::flow_control_acks_wait());
+        }
+        if self.max_deliver > 0 {
+            return Err(ApiError::flow_control_acks_deliver());
+        }
+        self.flow_control = true;
+        if self.idle_heartbeat == 0 {
+            self.idle_heartbeat = SECOND;
+        }
+        Ok(())
     }
 
     fn complete_limits(&mut self, stream: &StreamConfig) -> Result<(), ApiError> {
@@ -246,7 +264,7 @@ impl ConsumerConfig {
             self.ack_wait = *first;
         }
         if self.ack_policy != AckPolicy::None {
-            if self.ack_wait == 0 {
+            if self.ack_wait == 0 && self.ack_policy != AckPolicy::FlowControl {
                 self.ack_wait = ACK_WAIT;
             }
             if self.max_ack_pending == 0 {
@@ -413,6 +431,7 @@ impl ConsumerConfig {
     /// How long after its `count`th delivery a message is delivered again.
     pub(crate) fn wait_after(&self, count: u32) -> i64 {
         match self.backoff.len() {
+            _ if self.ack_policy == AckPolicy::FlowControl => i64::MAX,
             0 => self.ack_wait,
             len => self.backoff[(count.max(1) as usize - 1).min(len - 1)],
         }
@@ -443,6 +462,9 @@ impl ConsumerConfig {
 
     /// The lowest API level that knows everything that is asked for here.
     pub(crate) fn required_level(&self) -> u8 {
+        if self.ack_policy == AckPolicy::FlowControl {
+            return 4;
+        }
         u8::from(!self.pause_until.is_none() || self.priority_policy != PriorityPolicy::None)
     }
 }

@@ -40,6 +40,10 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// Whether it was not delivered before.
     pub(super) fn is_new(&self) -> bool {
         !matches!(self.from, From::Redelivery { .. })
@@ -197,7 +201,7 @@ impl Consumer {
     }
 
     /// Notes that it is out.
-    fn take(&mut self, chosen: Chosen, now: i64) {
+    pub(super) fn take(&mut self, chosen: Chosen, now: i64) {
         self.advance(chosen);
         self.delivered.delivery += 1;
         self.delivered.seq = self.delivered.seq.max(chosen.seq);

@@ -13,6 +13,7 @@ mod push;
 mod rate;
 mod replay;
 mod reset;
+mod sourcing;
 mod state;
 
 use std::collections::VecDeque;
@@ -156,7 +157,7 @@ impl Consumer {
         Self {
             name: name.into(),
             selection: config.selection(),
-            push: config.is_push().then(|| Push::new(now)),
+            push: config.pushes().then(|| Push::new(now)),
             replay: Replay::of(&config),
             pause_ends: config.pause_until.nanos().filter(|until| *until > now),
             config,
@@ -224,7 +225,7 @@ impl Consumer {
             self.selection = config.selection();
             self.ahead = None;
         }
-        if self.config.deliver_subject != config.deliver_subject && config.is_push() {
+        if self.config.deliver_subject != config.deliver_subject && config.pushes() {
             self.push = Some(Push::new(now));
         }
         self.config = config;
@@ -242,7 +243,7 @@ impl Consumer {
         let (to, group) = (self.config.deliver_subject.as_bytes(), self.config.deliver_group.as_bytes());
         let listened =
             || if group.is_empty() { bus.has_interest(to) } else { bus.has_group_interest(to, group) };
-        self.config.is_push() && listened()
+        self.config.pushes() && listened()
     }
 
     /// Stops until a time, or goes on when that is past.

@@ -163,7 +163,7 @@ impl Consumer {
 
     /// Does everything that there is to do: true when there is more than one turn's worth.
     pub(crate) fn serve<B: Bus>(&mut self, ground: &mut Ground<'_, B>) -> bool {
-        if self.held || self.is_paused(ground.now) {
+        if self.rests(ground.now) || self.is_for_stream() {
             return false;
         }
         self.queue_due(ground.now);

@@ -199,7 +199,7 @@ impl Stream {
     }
 
     /// Removes messages that a consumer is done with, as far as retention says so.
-    fn done_with(&mut self, done: &[u64]) {
+    pub(crate) fn done_with(&mut self, done: &[u64]) {
         if done.is_empty() || self.config.retention == Retention::Limits {
             return;
         }

@@ -8,10 +8,11 @@
 use ostler_broker_store::Selection;
 use serde::{Deserialize, Serialize};
 
-use super::source::{FeedKind, StreamSource};
+use super::source::{FeedKind, StreamConsumerSource, StreamSource};
 use super::transform::{SubjectTransform, Transform};
 use crate::api::{ApiError, SourceInfo};
 use crate::feeds::RETRY;
+use crate::through::Through;
 use crate::time::Time;
 
 /// Between the filters of one source in `Nats-Stream-Source`.
@@ -43,6 +44,10 @@ pub(crate) struct Feed {
     /// Not before this moment, because something was refused.
     pub(crate) retry_at: Option<i64>,
     pub(crate) error: Option<ApiError>,
+    /// How it stands with the consumer that it takes through.
+    pub(crate) through: Through,
+    /// The origin as labels name it, with the consumer that it is taken through.
+    labelled: String,
     start_seq: u64,
     start_time: Time,
     transforms: Vec<Transform>,
@@ -76,6 +81,11 @@ impl Feed {
             lag: 0,
             retry_at: None,
             error: None,
+            through: Through::default(),
+            labelled: match &config.consumer {
+                Some(consumer) => format!("{}:C={}", config.name, consumer_identity(consumer)),
+                None => config.name.clone(),
+            },
             start_seq: config.opt_start_seq,
             start_time: config.opt_start_time,
             filters: joined(|rule| &rule.src),
@@ -132,8 +142,12 @@ impl Feed {
 
     /// What a message that is taken says of where it is from.
     pub(crate) fn label(&self, seq: u64, subject: &[u8]) -> String {
-        let Self { origin, filters, dests, position, .. } = self;
-        format!("{origin} {seq} {filters} {dests} {} {}", String::from_utf8_lossy(subject), position.identity)
+        let Self { labelled, filters, dests, position, .. } = self;
+        format!(
+            "{labelled} {seq} {filters} {dests} {} {}",
+            String::from_utf8_lossy(subject),
+            position.identity
+        )
     }
 
     /// Takes note of a message that was taken before, by its label. False when it is from somewhere else.
@@ -141,7 +155,7 @@ impl Feed {
         let mut fields = label.split(' ');
         let (origin, seq) = (fields.next(), fields.next().and_then(|seq| seq.parse().ok()));
         let (filters, dests, _) = (fields.next(), fields.next(), fields.next());
-        if origin != Some(&self.origin) || filters != Some(&self.filters) || dests != Some(&self.dests) {
+        if origin != Some(&self.labelled) || filters != Some(&self.filters) || dests != Some(&self.dests) {
             return false;
         }
         if let Some(seq) = seq {
@@ -152,7 +166,12 @@ impl Feed {
 
     /// Names it among the sources of its stream.
     pub(crate) fn key(&self) -> String {
-        format!("{} {} {}", self.origin, self.filters, self.dests)
+        format!("{} {} {}", self.labelled, self.filters, self.dests)
+    }
+
+    /// The consumer that it takes through.
+    pub(crate) fn consumer(&self) -> Option<&StreamConsumerSource> {
+        self.config.consumer.as_ref()
     }
 
     /// What the API shows of it.
@@ -168,6 +187,11 @@ impl Feed {
             error: self.error.clone(),
         }
     }
+}
+
+/// Tells one consumer of a stream from another.
+fn consumer_identity(consumer: &StreamConsumerSource) -> String {
+    identity(&format!("{} {}", consumer.name, consumer.deliver_subject), Time::NONE)
 }
 
 /// Tells a stream from another one that has or had the same name: eight letters and digits.

@@ -75,6 +75,7 @@ impl Stream {
         let saved = saved.unwrap_or_default();
         for feed in &mut feeds {
             let key = feed.key();
+            feed.through.detach();
             let known = saved.feeds.iter().find(|(of, _)| *of == key);
             feed.move_to(known.map(|(_, position)| position.clone()).unwrap_or_default());
         }

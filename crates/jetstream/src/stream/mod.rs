@@ -37,9 +37,10 @@ pub use config::{
 pub(crate) use config::{
     DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, SERVER_METADATA, is_default, is_name, metadata_bytes,
 };
-pub(crate) use feed::identity as feed_identity;
+pub(crate) use feed::{Feed, identity as feed_identity};
 pub(crate) use intake::Taken;
-pub use source::{External, StreamSource};
+pub(crate) use source::FeedKind;
+pub use source::{External, StreamConsumerSource, StreamSource};
 pub use transform::SubjectTransform;
 
 use crate::acks::AckQueue;
@@ -53,7 +54,6 @@ use agenda::Schedules;
 use batch::Batches;
 use dedupe::Dedupe;
 use fast::FastBatches;
-use feed::Feed;
 use restore::is_restoring;
 use transform::Transform;
 use trim::Trim;
@@ -93,6 +93,8 @@ pub(crate) struct Stream {
     trim: Trim,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
+    /// Whether another takes from it without a consumer that was prepared.
+    pub(crate) is_read: bool,
     /// Whether another takes from it.
     pub(crate) is_origin: bool,
     /// How often something was undone because the disk refused.
@@ -243,6 +245,7 @@ impl Stream {
             schedules: Schedules::default(),
             trim: Trim::default(),
             feeds: Vec::new(),
+            is_read: false,
             is_origin: false,
             undone: 0,
             now: created.nanos().unwrap_or(0),

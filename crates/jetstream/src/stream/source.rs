@@ -30,6 +30,19 @@ pub struct StreamSource {
     /// Where it is, when somewhere else: only this server's own domain can be named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub external: Option<External>,
+    /// The consumer through which it is taken, made beforehand; it says from where on and what.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<StreamConsumerSource>,
+}
+
+/// A consumer of another stream, with the ack policy `flow_control`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamConsumerSource {
+    /// Its name.
+    pub name: String,
+    /// Its deliver subject.
+    pub deliver_subject: String,
 }
 
 /// Another place that a stream is in.
@@ -61,6 +74,18 @@ impl StreamSource {
                 (10142, "mirrored stream name is invalid"),
                 (10141, "sourced stream name is invalid"),
             );
+        }
+        if let Some(consumer) = &self.consumer {
+            let deliver = consumer.deliver_subject.as_bytes();
+            let limited =
+                self.opt_start_seq > 0 || !self.opt_start_time.is_none() || !self.filter_subject.is_empty();
+            let is_literal = subject::is_filter(deliver) && !subject::has_wildcard(deliver);
+            if !is_name(&consumer.name) || !is_literal || limited {
+                return Err(match kind {
+                    FeedKind::Mirror => ApiError::mirror_consumer_invalid(),
+                    FeedKind::Source => ApiError::source_consumer_invalid(),
+                });
+            }
         }
         if !self.filter_subject.is_empty() {
             if !self.subject_transforms.is_empty() {
@@ -144,6 +169,7 @@ impl StreamConfig {
                     && other.filter_subject == source.filter_subject
                     && other.subject_transforms == source.subject_transforms
                     && other.external == source.external
+                    && other.consumer == source.consumer
             };
             if self.sources[..index].iter().any(same) {
                 return Err(ApiError::new(400, 10140, "duplicate source configuration detected"));
