@@ -83,6 +83,27 @@ fn a_delivered_message_is_no_request() {
     assert_eq!(subjects(&mut client, "B"), serde_json::json!({"b.1": 1}));
 }
 
+/// A request for flow control has no payload and wants an answer, as many a request of the API.
+#[test]
+fn a_request_for_flow_control_is_no_other_request() {
+    let (_dir, server, mut client) = start();
+    create(&mut client, "A", "a.>");
+    create(&mut client, "B", "b.>");
+    ask(&mut client, "b.1", "kept");
+    let mut listener = Raw::connect(server.local_addr());
+    listener.send("SUB $JS.API.STREAM.DELETE.B 1\r\n");
+    listener.sync();
+    let push =
+        r#","deliver_subject":"$JS.API.STREAM.DELETE.B","flow_control":true,"idle_heartbeat":5000000000"#;
+    consume(&mut client, "A", "c", push);
+    let text = "x".repeat(200_000);
+    for _ in 0..25 {
+        ask(&mut client, "a.1", &text);
+    }
+    while !listener.message().headers.starts_with(b"NATS/1.0 100 FlowControl Request") {}
+    assert_eq!(subjects(&mut client, "B"), serde_json::json!({"b.1": 1}));
+}
+
 #[test]
 fn streams_that_deliver_to_each_other_leave_room_for_others() {
     let (_dir, server, mut client) = start();

@@ -21,8 +21,8 @@ pub trait Bus {
     ///
     /// `reply` and `headers` may be empty; `headers` is a whole `NATS/1.0` block. When `to` is a subject of a stream
     /// (an advisory, something republished), the broker hands it to
-    /// [`JetStream::on_message`](crate::JetStream::on_message) after the present call has returned, or to
-    /// [`JetStream::on_delivery`](crate::JetStream::on_delivery) when `subject` is another one. What waits for that
+    /// [`JetStream::on_delivery`](crate::JetStream::on_delivery) after the present call has returned, never to
+    /// [`JetStream::on_message`](crate::JetStream::on_message): nobody's rights stand behind it. What waits for that
     /// counts when it is asked for [`Bus::is_congested`].
     fn send(&mut self, to: &[u8], subject: &[u8], reply: &[u8], headers: &[u8], payload: &[u8]);
 }

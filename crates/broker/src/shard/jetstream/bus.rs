@@ -24,8 +24,8 @@ impl Bus for ShardBus<'_> {
         let account = shard.shared.jetstream.place();
         let route = shard.routes[account].get(Hashed::new(subject), index);
         // A stream listens like anybody else, as in nats-server; what is asked of JetStream is not listened to.
-        let is_request =
-            [b"$JS.API.".as_slice(), b"$JS.ACK.", b"$JS.FC."].iter().any(|of| subject.starts_with(of));
+        // Only its events are for streams; the rest are requests, also those of a domain.
+        let is_request = subject.starts_with(b"$JS.") && !subject.starts_with(b"$JS.EVENT.");
         let is_sealed = shard.streams.0.as_ref().is_some_and(|room| room.store.is_sealed(subject));
         let listens = |target: &Subscription| {
             !(is_sealed || target.has_ended() || target.link.is_closed() || is_request && is_ours(target))

@@ -203,19 +203,11 @@ impl Shard {
         };
         let incoming = incoming_of(message);
         if room.jetstream.is_none() {
-            room.enqueue(Queued::new(message.to, &incoming));
+            // It is being called: this is what it says itself.
+            room.enqueue(Queued::new(message.to.unwrap_or(incoming.subject), &incoming));
             return true;
         }
-        self.hand_in(message.to, &incoming)
-    }
-
-    /// Gives a message to JetStream; `to` when it was sent elsewhere than to its subject.
-    fn hand_in(&mut self, to: Option<&[u8]>, message: &Incoming<'_>) -> bool {
-        let taken = self.call(|jetstream, bus, now| match to {
-            Some(to) => jetstream.on_delivery(to, message, now, bus),
-            None => jetstream.on_message(message, now, bus),
-        });
-        taken.is_some()
+        self.call(|jetstream, bus, now| jetstream.on_message(&incoming, now, bus)).is_some()
     }
 
     /// Ends a batch for JetStream: hands in what it sent itself, writes, and has synced what must be.
@@ -230,7 +222,8 @@ impl Shard {
             {
                 queued += 1;
                 let (to, incoming) = message.parts();
-                self.hand_in(to, &incoming);
+                // For streams to store, and never a request: nobody's rights were looked at.
+                self.call(|jetstream, bus, now| jetstream.on_delivery(to, &incoming, now, bus));
             }
             let Some(jobs) = self.call(|jetstream, bus, _| jetstream.end_of_batch(bus)) else { return };
             self.begin_syncs(jobs);
@@ -332,8 +325,8 @@ impl Room {
 }
 
 impl Queued {
-    fn new(to: Option<&[u8]>, message: &Incoming<'_>) -> Self {
-        let (to, Incoming { subject, reply, headers, payload }) = (to.unwrap_or_default(), *message);
+    fn new(to: &[u8], message: &Incoming<'_>) -> Self {
+        let Incoming { subject, reply, headers, payload } = *message;
         let bytes = [to, subject, reply, headers, payload].concat();
         Self { bytes, to: to.len(), subject: subject.len(), reply: reply.len(), headers: headers.len() }
     }
@@ -342,12 +335,12 @@ impl Queued {
         size_of::<Self>() + self.bytes.len()
     }
 
-    fn parts(&self) -> (Option<&[u8]>, Incoming<'_>) {
+    fn parts(&self) -> (&[u8], Incoming<'_>) {
         let (to, rest) = self.bytes.split_at(self.to);
         let (subject, rest) = rest.split_at(self.subject);
         let (reply, rest) = rest.split_at(self.reply);
         let (headers, payload) = rest.split_at(self.headers);
-        (Some(to).filter(|to| !to.is_empty()), Incoming { subject, reply, headers, payload })
+        (to, Incoming { subject, reply, headers, payload })
     }
 }
 
