@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::{ConnectOptions, Event, HeaderMap};
+use async_nats::{AuthError, ConnectOptions, Event, HeaderMap};
 use bytes::Bytes;
 use ostler_wire::{BY_HEADER, BusTls, ErrorReply, FORWARDED_HEADER, Subject};
 use serde::Serialize;
@@ -153,7 +153,20 @@ impl Client {
             Bus::Url(_) | Bus::Tls(..) | Bus::External(_) => RECONNECT_LONGEST,
         };
 
-        let answer = move |nonce: Vec<u8>| std::future::ready(credential::answer(&key_file, &nonce));
+        let answer = {
+            let (connects, reconnects) = (Arc::clone(&connects), options.reconnect);
+            move |nonce: Vec<u8>| {
+                // The library counts attempts since the last success, so its limit alone lets it connect once more, and
+                // what waited for the lost connection would go out on one that nobody knows of.
+                let is_over = !reconnects && connects.load(Ordering::Relaxed) > 0;
+                let answer = if is_over {
+                    Err(AuthError::new("this client was for one connection"))
+                } else {
+                    credential::answer(&key_file, &nonce)
+                };
+                std::future::ready(answer)
+            }
+        };
         let mut connect = ConnectOptions::with_auth_callback(answer)
             .name(&options.name)
             .custom_inbox_prefix(&options.inbox_prefix)

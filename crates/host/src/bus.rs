@@ -27,8 +27,8 @@ const DENIED_MAX: Duration = Duration::from_secs(300);
 /// What the bus brings.
 #[derive(Debug)]
 pub(crate) enum BusEvent {
-    /// It is there, anew.
-    Connected,
+    /// It is there, anew: for the n-th time, from 1.
+    Connected(u64),
     /// It is away.
     Disconnected,
     /// A message on one of our subjects.
@@ -48,6 +48,8 @@ pub(crate) enum Outgoing {
     Output(u64, Bytes),
     /// Anything else.
     Message {
+        /// The connection it is for. On another it would come before what is told again there.
+        connection: u64,
         /// The subject.
         subject: String,
         /// The payload.
@@ -69,7 +71,7 @@ pub(crate) fn start(spec: &RunSpec) -> (mpsc::Sender<Outgoing>, mpsc::Receiver<B
     .role(Role::Host(spec.agent_id.clone()))
     .inbox_prefix(Subject::host_inbox(&spec.agent_id))
     .without_reconnect();
-    let task = Task { agent_id: spec.agent_id.clone(), options, event_tx, outgoing_rx };
+    let task = Task { agent_id: spec.agent_id.clone(), options, event_tx, outgoing_rx, connections: 0 };
     let joined = tokio::spawn(async move {
         // It ends only with its owner.
         let _ = task.run().await;
@@ -82,11 +84,12 @@ struct Task {
     options: Options,
     event_tx: mpsc::Sender<BusEvent>,
     outgoing_rx: mpsc::Receiver<Outgoing>,
+    /// Connections so far.
+    connections: u64,
 }
 
 /// What the task was waiting for.
 enum Wake {
-    Connection(Connection),
     Denied(Denied),
     Incoming(BusEvent),
     Outgoing(Outgoing),
@@ -136,7 +139,8 @@ impl Task {
         if connection.wait_for(|state| matches!(state, Connection::Up(_))).await.is_err() {
             return Ok(Ok(()));
         }
-        self.tell(BusEvent::Connected).await?;
+        self.connections += 1;
+        self.tell(BusEvent::Connected(self.connections)).await?;
         let mut denied = client.denied();
         let mut told = 0;
         let moved = client.moved();
@@ -147,19 +151,15 @@ impl Task {
             let wake = tokio::select! {
                 () = &mut moved => Wake::ConnectionGone,
                 () = &mut renewal, if told > 0 => Wake::ConnectionGone,
-                changed = connection.changed() => match changed {
-                    Ok(()) => Wake::Connection(*connection.borrow_and_update()),
-                    Err(_) => Wake::ConnectionGone,
-                },
+                // Down, or closed for good: it is not made again.
+                _ = connection.changed() => Wake::ConnectionGone,
                 // Known ones stay, in their order, as long as the connection.
                 Ok(known) = denied.wait_for(|known| known.len() > told) => Wake::Denied(known[told].clone()),
                 Some(event) = incoming.next() => Wake::Incoming(event),
                 outgoing = self.outgoing_rx.recv() => Wake::Outgoing(outgoing.ok_or(OwnerGone)?),
             };
             match wake {
-                // Lost and made again before we looked.
-                Wake::Connection(Connection::Up(_)) => self.tell(BusEvent::Connected).await?,
-                Wake::Connection(Connection::Down) | Wake::ConnectionGone => return Ok(Ok(())),
+                Wake::ConnectionGone => return Ok(Ok(())),
                 Wake::Denied(denied) => {
                     told += 1;
                     renewal.as_mut().reset(tokio::time::Instant::now() + DENIED_MAX);
@@ -190,7 +190,7 @@ impl Task {
         self.event_tx.send(event).await.map_err(|_| OwnerGone)
     }
 
-    /// Subscribes to everything we serve. The subscriptions are renewed by the client at every reconnect.
+    /// Subscribes to everything we serve.
     async fn listen(
         &self,
         client: &Client,
@@ -232,7 +232,8 @@ impl Task {
                 }
                 result
             }
-            Outgoing::Message { subject, payload } => client.publish_bytes(&subject, None, payload).await,
+            Outgoing::Message { connection, .. } if connection != self.connections => Ok(()),
+            Outgoing::Message { subject, payload, .. } => client.publish_bytes(&subject, None, payload).await,
             Outgoing::Flush(done_tx) => {
                 let result = client.flush().await;
                 // Who no longer waits needs no answer.

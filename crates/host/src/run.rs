@@ -72,6 +72,8 @@ struct Host {
     sigint: Signal,
     started: Instant,
     up: bool,
+    /// The present connection, or the last.
+    connection: u64,
     ever_up: bool,
     /// When the agent's end was known.
     over_at: Option<Instant>,
@@ -134,6 +136,7 @@ impl Host {
             sigint: signal(SignalKind::interrupt())?,
             started: Instant::now(),
             up: false,
+            connection: 0,
             ever_up: false,
             over_at: None,
         };
@@ -236,7 +239,8 @@ impl Host {
 
     fn bus_event(&mut self, event: BusEvent) -> Option<Event> {
         Some(match event {
-            BusEvent::Connected => {
+            BusEvent::Connected(connection) => {
+                self.connection = connection;
                 self.up = true;
                 self.ever_up = true;
                 // What was meant for the last connection is stale: the state is told anew.
@@ -358,14 +362,15 @@ impl Host {
     /// waits for the output before it, unless that may not be sent yet.
     fn send(&mut self) {
         while self.outgoing_tx.capacity() > 0 {
+            let connection = self.connection;
             let message = if let Some((subject, payload)) = self.replies.pop_front() {
-                Outgoing::Message { subject, payload }
+                Outgoing::Message { connection, subject, payload }
             } else if let Some((subject, payload)) = self.next_mail(false) {
-                Outgoing::Message { subject, payload }
+                Outgoing::Message { connection, subject, payload }
             } else if let Some((seq, payload)) = self.core.outbox().next(Instant::now()) {
                 Outgoing::Output(seq, payload)
             } else if let Some((subject, payload)) = self.next_mail(true) {
-                Outgoing::Message { subject, payload }
+                Outgoing::Message { connection, subject, payload }
             } else {
                 return;
             };

@@ -2,6 +2,7 @@
 
 mod support;
 
+use ostler_client::Connection;
 use ostler_wire::{AgentEvent, AgentState, RestartPolicy, SpawnRequest, StatusMessage};
 use serde_json::json;
 use support::{World, until};
@@ -106,6 +107,26 @@ async fn an_end_while_the_bus_is_away_is_in_the_record_with_all_its_states() {
     let states: Vec<_> = record.status.changes.iter().map(|change| change.state).collect();
     assert!(states.ends_with(&[AgentState::Active, AgentState::Stopping]), "{states:?}");
     assert!(record.announced < record.status.revision, "{record:?}");
+}
+
+#[tokio::test]
+async fn a_client_for_one_connection_is_not_connected_again_behind_its_owners_back() {
+    let world = World::new().await;
+    let client = world.connect_once().await;
+    client.connected().await;
+    let mut connection = client.connection();
+    world.expel_host();
+    world.admit_host();
+    let follow = async {
+        let mut seen = vec![*connection.borrow_and_update()];
+        while connection.changed().await.is_ok() {
+            seen.push(*connection.borrow_and_update());
+        }
+        seen
+    };
+    // Closed for good: nothing can come any more.
+    let seen = tokio::time::timeout(support::PATIENCE, follow).await.unwrap();
+    assert_eq!(seen, [Connection::Up(1), Connection::Down]);
 }
 
 #[tokio::test]

@@ -130,6 +130,13 @@ impl World {
         self.users.set(Identity::new("host", credential, permissions)).unwrap();
     }
 
+    /// Connects with the host's credential, as a host does.
+    pub async fn connect_once(&self) -> Client {
+        let bus = Bus::File(self.dir.path().join("daemon.json"));
+        let options = Options::new("once", bus, self.dir.path().join("host.nk")).without_reconnect();
+        Client::connect(options.inbox_prefix(ostler_wire::Subject::host_inbox(&self.agent))).await.unwrap()
+    }
+
     /// Keeps the host from the bus, and takes it off.
     pub fn expel_host(&self) {
         self.users.remove("host");
