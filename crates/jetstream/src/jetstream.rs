@@ -383,7 +383,7 @@ impl JetStream {
             };
             info.consumers += stream.consumers.len();
             *used += stream.store.bytes();
-            *kept += reserved;
+            *kept = kept.saturating_add(reserved);
         }
         info
     }

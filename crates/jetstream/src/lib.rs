@@ -93,6 +93,8 @@ mod tests_features;
 #[cfg(test)]
 mod tests_feeds;
 #[cfg(test)]
+mod tests_numbers;
+#[cfg(test)]
 mod tests_oracle;
 #[cfg(test)]
 mod tests_schedules;

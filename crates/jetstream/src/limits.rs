@@ -145,7 +145,7 @@ impl JetStream {
         }
         let others = self.streams.iter().flatten().map(|stream| &stream.config);
         let same = others.filter(|other| other.name != config.name && other.storage == config.storage);
-        let reserved: i64 = same.map(|other| other.max_bytes.max(0)).sum();
+        let reserved = same.map(|other| other.max_bytes.max(0)).fold(0, i64::saturating_add);
         let wanted = reserved.saturating_add(config.max_bytes);
         let limit = [
             self.allowed().account_bytes_max(config.storage),

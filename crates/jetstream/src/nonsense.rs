@@ -36,6 +36,8 @@ fn value() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("null".to_owned()),
         any::<i64>().prop_map(|number| number.to_string()),
+        prop::sample::select(vec!["9223372036854775807", "18446744073709551615", "-9223372036854775808"])
+            .prop_map(str::to_owned),
         (-3..3i64).prop_map(|number| number.to_string()),
         any::<bool>().prop_map(|truth| truth.to_string()),
         prop::sample::select(vec![
@@ -60,7 +62,7 @@ fn value() -> impl Strategy<Value = String> {
 }
 
 fn payload() -> impl Strategy<Value = String> {
-    const FIELDS: [&str; 40] = [
+    const FIELDS: [&str; 48] = [
         "name",
         "stream_name",
         "subjects",
@@ -101,6 +103,14 @@ fn payload() -> impl Strategy<Value = String> {
         "config",
         "action",
         "no_erase",
+        "ack_wait",
+        "backoff",
+        "inactive_threshold",
+        "max_deliver",
+        "max_ack_pending",
+        "deliver_subject",
+        "opt_start_seq",
+        "rate_limit_bps",
     ];
     let field = (prop::sample::select(FIELDS.to_vec()), value())
         .prop_map(|(name, value)| format!("{name:?}:{value}"));

@@ -112,7 +112,8 @@ impl Consumer {
         match self.config.ack_policy {
             AckPolicy::Explicit => {
                 if let Some(entry) = self.pending.remove(ack.seq) {
-                    acked.took = now - (entry.due - self.config.wait_after(entry.count));
+                    let delivered_at = entry.due.saturating_sub(self.config.wait_after(entry.count));
+                    acked.took = now.saturating_sub(delivered_at);
                     acked.done.push(ack.seq);
                 }
             }

@@ -332,7 +332,7 @@ impl Consumer {
     /// Moves the floor up to the first message that is out.
     fn raise_floor(&mut self) {
         let (delivery, seq) = match self.pending.first() {
-            Some(first) => (first.delivery - 1, first.seq - 1),
+            Some(first) => (first.delivery.saturating_sub(1), first.seq.saturating_sub(1)),
             None => (self.delivered.delivery, self.delivered.seq),
         };
         self.floor.delivery = self.floor.delivery.max(delivery);
@@ -342,8 +342,8 @@ impl Consumer {
     /// When something has to be done for it.
     pub(crate) fn next_due(&self) -> Option<i64> {
         let requests = self.waiting.iter().filter_map(Waiting::next_due).min();
-        let inactive =
-            (self.config.inactive_threshold > 0).then(|| self.active_at + self.config.inactive_threshold);
+        let inactive = (self.config.inactive_threshold > 0)
+            .then(|| self.active_at.saturating_add(self.config.inactive_threshold));
         let save = self.unsaved.then_some(self.saved_at + state::SAVE_INTERVAL);
         let push = self.push.as_ref().and_then(|push| push.next_due(&self.config));
         let (pause, pin, replay) = (self.pause_ends, self.pin_due(), self.replay_due());

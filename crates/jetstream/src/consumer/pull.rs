@@ -144,7 +144,7 @@ impl Consumer {
         let mut no_wait = request.no_wait;
         if no_wait {
             let there = self.num_pending(ground.store) + self.num_again();
-            let wanted: u64 = self.waiting.iter().map(|waiting| waiting.left).sum();
+            let wanted = self.waiting.iter().map(|waiting| waiting.left).fold(0, u64::saturating_add);
             match there {
                 0 if request.expires == 0 => return Err("404 No Messages".to_owned()),
                 // Nothing is there: it waits for as long as it said.

@@ -48,7 +48,8 @@ impl Push {
     }
 
     pub(super) fn next_due(&self, config: &ConsumerConfig) -> Option<i64> {
-        let heartbeat = (config.idle_heartbeat > 0).then(|| self.heartbeat_at + config.idle_heartbeat);
+        let heartbeat =
+            (config.idle_heartbeat > 0).then(|| self.heartbeat_at.saturating_add(config.idle_heartbeat));
         [heartbeat, self.not_before].into_iter().flatten().min()
     }
 }
@@ -145,7 +146,7 @@ impl Consumer {
         let every = self.config.idle_heartbeat;
         let bound = self.is_bound(ground.bus);
         let Some(push) = &mut self.push else { return };
-        if every <= 0 || push.heartbeat_at + every > ground.now {
+        if every <= 0 || push.heartbeat_at.saturating_add(every) > ground.now {
             return;
         }
         push.heartbeat_at = ground.now;

@@ -28,7 +28,7 @@ impl Consumer {
         replay.due = None;
         let Some((stored_before, delivered)) = replay.last else { return false };
         let Ok(Some(message)) = store.get(seq) else { return false };
-        let due = delivered.saturating_add(message.time_ns - stored_before);
+        let due = delivered.saturating_add(message.time_ns.saturating_sub(stored_before));
         replay.due = (due > now).then_some(due);
         replay.due.is_some()
     }

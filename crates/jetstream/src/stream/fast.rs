@@ -92,7 +92,8 @@ impl<'a> Asked<'a> {
             4 => Operation::Ping,
             _ => return None,
         };
-        let seq = tokens.next()?.parse().ok().filter(|seq| *seq > 0)?;
+        // There is always a next one.
+        let seq = tokens.next()?.parse().ok().filter(|seq| (1..u64::MAX).contains(seq))?;
         let on_gap = match tokens.next()? {
             "ok" => OnGap::GoOn,
             "fail" => OnGap::End,
@@ -138,7 +139,7 @@ impl FastBatch {
 
     /// Moves on to the last answer that is due; whether one is.
     fn answer_due(&mut self) -> bool {
-        let due = self.seen >= self.answered + self.flow;
+        let due = self.seen - self.answered >= self.flow;
         if due {
             self.answered += (self.seen - self.answered) / self.flow * self.flow;
             self.flow = (self.flow * 2).min(self.flow_max);
