@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ostler_client::Stored;
-use ostler_wire::{AUDIT_HASH_NONE, AuditEntry, AuditStatus, NodeId, audit_hash};
+use ostler_wire::{AUDIT_HASH_NONE, AuditEntry, AuditStatus, AuditStream, NodeId, Timestamp, audit_hash};
 use serde::Serialize;
 
 /// Faults that are told one by one; the first is what matters.
@@ -75,6 +75,25 @@ pub(crate) struct Verdict {
     pub(crate) notes: Vec<String>,
 }
 
+/// What is asked once the stream was read.
+#[derive(Debug, Default)]
+pub(crate) struct After {
+    /// What is known of the stream.
+    pub(crate) stream: Option<AuditStream>,
+    /// The number of the last entry that the node has written by then.
+    pub(crate) seq: Option<u64>,
+    /// The time by then.
+    pub(crate) now: Timestamp,
+}
+
+impl After {
+    fn may_have_gone(&self, status: &AuditStatus) -> bool {
+        self.stream
+            .as_ref()
+            .is_some_and(|stream| !status.is_elsewhere(stream) && status.may_have_gone(stream, self.now))
+    }
+}
+
 /// A check under way.
 pub(crate) struct Check {
     node: NodeId,
@@ -141,6 +160,16 @@ impl Check {
     /// Joins an entry to its chain.
     fn link(&mut self, entry: &AuditEntry, hash: &str, stream_seq: u64) {
         let (seq, at) = (Some(entry.seq), Some(stream_seq));
+        if let Some(present) = self.status.as_ref().map(|status| &status.chain)
+            && *present != entry.chain
+            && self.chains.iter().any(|chain| chain.chain == *present)
+        {
+            let text = format!(
+                "it is of chain {} and stands behind entries of the node's own: somebody put it in",
+                short(&entry.chain)
+            );
+            self.fault(seq, at, text);
+        }
         let found = self.chains.iter().position(|chain| chain.chain == entry.chain);
         let Some(chain) = found.map(|index| &mut self.chains[index]) else {
             // Every entry before it was a message of the stream before it, whether its limits took it or not.
@@ -179,10 +208,10 @@ impl Check {
         }
     }
 
-    /// Compares the end with what the node knows, and concludes.
-    pub(crate) fn finish(mut self) -> Verdict {
+    /// Compares the end with what the node knows, and concludes. `after` is what is known behind the last message.
+    pub(crate) fn finish(mut self, after: &After) -> Verdict {
         let mut notes = std::mem::take(&mut self.notices);
-        self.compare_with_node(&mut notes);
+        self.compare_with_node(after, &mut notes);
         for noted in std::mem::take(&mut self.noted) {
             let Noted { seq, hash } = noted;
             match self.seen.get(&seq) {
@@ -208,6 +237,10 @@ impl Check {
                 ));
             }
         }
+        // The node's own is the last, whatever was put in behind it.
+        if let Some(status) = &self.status {
+            self.chains.sort_by_key(|chain| chain.chain == status.chain);
+        }
         Verdict {
             node: self.node,
             intact: self.faults_found == 0,
@@ -219,13 +252,25 @@ impl Check {
         }
     }
 
-    fn compare_with_node(&mut self, notes: &mut Vec<String>) {
+    fn compare_with_node(&mut self, after: &After, notes: &mut Vec<String>) {
         let Some(status) = self.status.clone() else {
             notes.push("the node keeps no audit at the moment: where its chain ends is not known".to_owned());
             return;
         };
         let last = self.last();
-        if last < status.stored {
+        if let Some(stream) = after.stream.as_ref().filter(|stream| status.is_elsewhere(stream)) {
+            let text = format!(
+                "the stream was made at {}, and is not the one the node stored its entries in",
+                stream.created
+            );
+            self.fault(None, None, text);
+        }
+        if let Some(seq) = after.seq.filter(|seq| last > *seq) {
+            self.fault(Some(seq + 1), None, "the node never wrote it".to_owned());
+        }
+        if last < status.stored && last == 0 && after.may_have_gone(&status) {
+            notes.push(format!("{} for the stream's limits", went(1, status.stored)));
+        } else if last < status.stored {
             self.fault(None, None, format!("{} at the end of the stream", missing(last + 1, status.stored)));
         } else if status.stored > 0 {
             match self.seen.get(&status.stored) {
@@ -294,7 +339,7 @@ mod tests {
         change(&mut messages);
         let mut check = Check::new(node(), Some(status), noted);
         messages.iter().for_each(|message| check.take(message));
-        check.finish()
+        check.finish(&After::default())
     }
 
     fn node() -> NodeId {
@@ -331,7 +376,7 @@ mod tests {
         Stored {
             seq,
             subject: "audit.box.node".into(),
-            time: ostler_wire::Timestamp::UNIX_EPOCH,
+            time: Timestamp::UNIX_EPOCH,
             header: Some(audit_hash(payload.as_bytes())),
             payload: payload.into(),
         }
@@ -421,6 +466,61 @@ mod tests {
         let found = verdict_after(|messages| *messages = chain("c2", 9));
         assert!(first_fault(&found).1.contains("1 to 5 are missing"));
         assert!(found.notes.iter().any(|note| note.contains("earlier database")));
+        let after = |created: &str| After {
+            stream: Some(AuditStream { created: created.into(), ..AuditStream::default() }),
+            ..After::default()
+        };
+        assert!(verdict_of(&chain("c1", 5), &after("then")).intact);
+        let found = verdict_of(&chain("c1", 5), &after("later"));
+        assert!(first_fault(&found).1.contains("was made at later"));
+    }
+
+    /// A verdict on messages with what is known after them.
+    fn verdict_of(messages: &[Stored], after: &After) -> Verdict {
+        let known = AuditStatus {
+            stream_created: "then".into(),
+            stored_stream_seq: 5,
+            stored_at: Some(Timestamp::UNIX_EPOCH),
+            ..status_of(&chain("c1", 5))
+        };
+        let mut check = Check::new(node(), Some(known), Vec::new());
+        messages.iter().for_each(|message| check.take(message));
+        check.finish(after)
+    }
+
+    #[test]
+    fn a_chain_put_in_behind_the_nodes_own_shows_and_is_not_the_one_to_note() {
+        let mut messages = chain("c1", 5);
+        messages.extend(chain("c2", 1).into_iter().map(|message| Stored { seq: 6, ..message }));
+        let found = verdict_of(&messages, &After::default());
+        assert_eq!(found.faults[0].stream_seq, Some(6));
+        assert!(first_fault(&found).1.contains("put it in"));
+        assert_eq!(found.chains.last().unwrap().chain, "c1");
+    }
+
+    #[test]
+    fn an_entry_behind_the_last_the_node_wrote_shows() {
+        let after = |seq| After { seq: Some(seq), ..After::default() };
+        assert!(verdict_of(&chain("c1", 6), &after(6)).intact, "written while it was read");
+        assert_eq!(
+            first_fault(&verdict_of(&chain("c1", 6), &after(5))),
+            (Some(6), "the node never wrote it")
+        );
+    }
+
+    #[test]
+    fn a_quiet_nodes_entries_may_all_have_gone_for_limits() {
+        let stream =
+            AuditStream { created: "then".into(), first_seq: 6, age_ms_max: 1000, ..AuditStream::default() };
+        let at = |ms| After {
+            stream: Some(stream.clone()),
+            now: Timestamp::from_millisecond(ms).unwrap(),
+            ..After::default()
+        };
+        let found = verdict_of(&[], &at(1000));
+        assert!(found.intact && found.notes[0].contains("entries 1 to 5 went"), "{found:?}");
+        assert!(!verdict_of(&[], &at(999)).intact);
+        assert!(!verdict_of(&chain("c1", 3), &at(1000)).intact, "limits take the oldest first");
     }
 
     #[test]
@@ -440,7 +540,7 @@ mod tests {
         status.seq = 9;
         let mut check = Check::new(node(), Some(status), Vec::new());
         messages.iter().for_each(|message| check.take(message));
-        let found = check.finish();
+        let found = check.finish(&After::default());
         assert!(found.intact && found.notes[0].contains("4 more wait"), "{:?}", found.notes);
     }
 }

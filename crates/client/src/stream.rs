@@ -16,7 +16,7 @@ use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use data_encoding::BASE64;
 use futures_util::StreamExt;
-use ostler_wire::{JsonMap, Timestamp};
+use ostler_wire::{AuditStream, JsonMap, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -73,7 +73,7 @@ pub struct Page<'a> {
 }
 
 /// What a stream holds at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct StreamState {
     /// Messages.
     pub messages: u64,
@@ -83,6 +83,43 @@ pub struct StreamState {
     pub first_seq: u64,
     /// The number of the last one.
     pub last_seq: u64,
+    /// When the stream was made, as the bus writes it.
+    #[serde(default)]
+    pub created: String,
+    /// What messages may take, in bytes; not above zero means that there is no limit.
+    #[serde(default)]
+    pub bytes_max: i64,
+    /// How long messages are kept, in nanoseconds; 0 means for ever.
+    #[serde(default)]
+    pub age_ns_max: i64,
+}
+
+impl StreamState {
+    /// Reads the answer of `STREAM.INFO`.
+    fn read(name: &str, info: &JsonMap) -> Result<Self, Error> {
+        let bad = |error: serde_json::Error| Error::BadReply {
+            subject: format!("$JS.API.STREAM.INFO.{name}"),
+            reason: error.to_string(),
+        };
+        let mut state: Self =
+            serde_json::from_value(info.get("state").cloned().unwrap_or_default()).map_err(bad)?;
+        let config = |key: &str| info.get("config")?.get(key)?.as_i64();
+        state.created = info.get("created").and_then(Value::as_str).unwrap_or_default().to_owned();
+        state.bytes_max = config("max_bytes").unwrap_or_default();
+        state.age_ns_max = config("max_age").unwrap_or_default();
+        Ok(state)
+    }
+
+    /// It as the stream of an audit.
+    pub fn of_audit(&self) -> AuditStream {
+        AuditStream {
+            created: self.created.clone(),
+            first_seq: self.first_seq,
+            bytes: self.bytes,
+            bytes_max: u64::try_from(self.bytes_max).unwrap_or_default(),
+            age_ms_max: self.age_ns_max / 1_000_000,
+        }
+    }
 }
 
 impl Client {
@@ -111,11 +148,7 @@ impl Client {
             wanted.extend(changes);
             self.stream_api(&format!("STREAM.UPDATE.{name}"), &Value::Object(wanted)).await?;
         }
-        let state = info.get("state").cloned().unwrap_or_default();
-        serde_json::from_value(state).map(Some).map_err(|error| Error::BadReply {
-            subject: format!("$JS.API.STREAM.INFO.{name}"),
-            reason: error.to_string(),
-        })
+        StreamState::read(name, &info).map(Some)
     }
 
     /// What a stream holds; `None` when there is no such stream.
@@ -127,12 +160,7 @@ impl Client {
         match self.stream_api(&format!("STREAM.INFO.{name}"), &json!({})).await {
             Err(Error::Stream { err_code: NO_STREAM, .. }) => Ok(None),
             Err(error) => Err(error),
-            Ok(info) => serde_json::from_value(info.get("state").cloned().unwrap_or_default())
-                .map(Some)
-                .map_err(|error| Error::BadReply {
-                    subject: format!("$JS.API.STREAM.INFO.{name}"),
-                    reason: error.to_string(),
-                }),
+            Ok(info) => StreamState::read(name, &info).map(Some),
         }
     }
 

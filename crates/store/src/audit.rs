@@ -118,18 +118,33 @@ fn tell_lost(transaction: &Transaction<'_>, next: &AuditFact, lost: u64) -> Resu
 }
 
 /// The bus keeps everything up to this entry.
-pub(crate) fn stored(transaction: &Transaction<'_>, seq: u64, hash: &str) -> Result<(), Error> {
+pub(crate) fn stored(
+    transaction: &Transaction<'_>,
+    seq: u64,
+    hash: &str,
+    stream_seq: u64,
+    at: Timestamp,
+) -> Result<(), Error> {
     transaction
         .prepare_cached("DELETE FROM audit_outbox WHERE seq <= ?1")
         .and_then(|mut statement| statement.execute([seq]))
         .and_then(|_| {
             transaction.prepare_cached(
-                "UPDATE audit_chain SET stored_seq = ?1, stored_hash = ?2 WHERE stored_seq <= ?1",
+                "UPDATE audit_chain SET stored_seq = ?1, stored_hash = ?2, stored_stream_seq = ?3, stored_at = ?4
+                 WHERE stored_seq <= ?1",
             )
         })
-        .and_then(|mut statement| statement.execute(params![seq, hash]))
+        .and_then(|mut statement| statement.execute(params![seq, hash, stream_seq, micros(at)]))
         .map(drop)
         .map_err(Error::sqlite("noting what the bus keeps of the audit"))
+}
+
+/// The stream that the bus keeps the chain in was made then.
+pub(crate) fn stream(transaction: &Transaction<'_>, created: &str) -> Result<(), Error> {
+    transaction
+        .execute("UPDATE audit_chain SET stream_created = ?1", [created])
+        .map(drop)
+        .map_err(Error::sqlite("noting the stream of the audit"))
 }
 
 /// Begins a new chain: the bus knows more of the old one than this database. What waits is lost with the old one.
@@ -141,7 +156,7 @@ pub(crate) fn renew(transaction: &Transaction<'_>, at: Timestamp) -> Result<(), 
         )
         .and_then(|()| {
             transaction.execute(
-                "UPDATE audit_chain SET chain = lower(hex(randomblob(16))), seq = 0, stored_seq = 0, hash = ?1,
+                "UPDATE audit_chain SET chain = lower(hex(randomblob(16))), seq = 0, stored_seq = 0, stored_stream_seq = 0, stored_at = NULL, hash = ?1,
                  stored_hash = ?1, lost_since = CASE WHEN lost > 0 THEN coalesce(lost_since, ?2) END",
                 params![ostler_wire::AUDIT_HASH_NONE, micros(at)],
             )
@@ -178,14 +193,21 @@ fn head(connection: &Connection) -> Result<Head, Error> {
 /// Where the chain stands; no problem is known here.
 pub(crate) fn status(connection: &Connection) -> Result<AuditStatus, Error> {
     let head = head(connection)?;
-    let stored_hash = connection
-        .query_row("SELECT stored_hash FROM audit_chain", [], |row| row.get(0))
+    let (stored_hash, stored_stream_seq, stored_at, stream_created) = connection
+        .query_row(
+            "SELECT stored_hash, stored_stream_seq, stored_at, stream_created FROM audit_chain",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, Option<i64>>(2)?, row.get(3)?)),
+        )
         .map_err(Error::sqlite("reading the audit's state"))?;
     Ok(AuditStatus {
         chain: head.chain,
         seq: head.seq,
         stored: head.stored,
         stored_hash,
+        stored_stream_seq,
+        stored_at: stored_at.and_then(|at| timestamp(at).ok()),
+        stream_created,
         lost: head.lost,
         ..AuditStatus::default()
     })

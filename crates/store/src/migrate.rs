@@ -12,6 +12,7 @@ use crate::Error;
 const MIGRATIONS: &[&str] = &[
     include_str!("../migrations/0001_agents_runs_output_events.sql"),
     include_str!("../migrations/0002_audit.sql"),
+    include_str!("../migrations/0003_audit_place.sql"),
 ];
 
 /// How long a lock of another program is waited for before the caller is told.

@@ -48,7 +48,13 @@ pub enum Write {
         seq: u64,
         /// Its hash.
         hash: String,
+        /// Its number in the stream.
+        stream_seq: u64,
+        /// When.
+        at: Timestamp,
     },
+    /// The stream of the audit was looked at, and was made then, as the bus writes it.
+    AuditStream(String),
     /// The bus knows more of the audit's chain than this database: a new chain begins.
     RenewAudit(Timestamp),
 }
@@ -69,7 +75,10 @@ impl Write {
             Self::TrimEvents { up_to } => events::trim(transaction, *up_to),
             Self::Announced(seq) => events::set_announced(transaction, *seq),
             Self::AppendAudit(fact) => audit::append(transaction, fact),
-            Self::AuditStored { seq, hash } => audit::stored(transaction, *seq, hash),
+            Self::AuditStored { seq, hash, stream_seq, at } => {
+                audit::stored(transaction, *seq, hash, *stream_seq, *at)
+            }
+            Self::AuditStream(created) => audit::stream(transaction, created),
             Self::RenewAudit(at) => audit::renew(transaction, *at),
         }
     }

@@ -36,11 +36,12 @@ async fn what_the_bus_keeps_waits_no_more_and_the_chain_goes_on() {
     let store = open(dir.path());
     store.commit(vec![fact("one"), fact("two"), fact("three")]).await.unwrap();
     let second = waiting(&store)[1].clone();
-    store.commit(vec![Write::AuditStored { seq: 2, hash: second.hash.clone() }]).await.unwrap();
+    store.commit(vec![stored(2, &second.hash)]).await.unwrap();
     assert_eq!(waiting(&store).iter().map(|entry| entry.seq).collect::<Vec<_>>(), [3]);
     let status = status(&store);
     assert_eq!((status.seq, status.stored, status.waiting()), (3, 2, 1));
     assert_eq!(status.stored_hash, second.hash);
+    assert_eq!((status.stored_stream_seq, status.stored_at), (12, Some(Timestamp::UNIX_EPOCH)));
 }
 
 #[tokio::test]
@@ -71,7 +72,7 @@ async fn what_happens_while_too_much_waits_is_counted_and_told_when_there_is_roo
     assert_eq!((status(&store).seq, status(&store).lost), (AUDIT_WAITING_MAX, 2));
 
     let last = store.read(|reader| reader.audit_waiting_hash(AUDIT_WAITING_MAX)).unwrap().unwrap();
-    store.commit(vec![Write::AuditStored { seq: AUDIT_WAITING_MAX, hash: last.clone() }]).await.unwrap();
+    store.commit(vec![stored(AUDIT_WAITING_MAX, &last)]).await.unwrap();
     store.commit(vec![fact("after")]).await.unwrap();
     let told = waiting(&store);
     assert_eq!((entry(&told[0]).kind.as_str(), entry(&told[0]).prev), ("audit.lost", last));
@@ -92,6 +93,10 @@ async fn a_new_chain_begins_at_one_and_says_what_the_old_one_lost() {
     assert_eq!((entries[1].seq, entries[1].text.as_str()), (2, "first"));
     assert_ne!(entries[0].chain, old);
     assert_eq!(entries[0].prev, AUDIT_HASH_NONE);
+}
+
+fn stored(seq: u64, hash: &str) -> Write {
+    Write::AuditStored { seq, hash: hash.to_owned(), stream_seq: seq + 10, at: Timestamp::UNIX_EPOCH }
 }
 
 fn open(dir: &Path) -> Store {

@@ -145,6 +145,15 @@ pub struct AuditStatus {
     pub stored: u64,
     /// That entry's hash: the stream must have it.
     pub stored_hash: String,
+    /// Its number in the stream; 0 when it is not known.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stored_stream_seq: u64,
+    /// When the stream acknowledged it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored_at: Option<Timestamp>,
+    /// When that stream was made, as the bus writes it; empty when it is not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stream_created: String,
     /// Things that happened while too much waited, and that no entry tells.
     pub lost: u64,
     /// Why nothing is stored at the moment; absent when all is well.
@@ -160,6 +169,47 @@ impl AuditStatus {
     pub fn waiting(&self) -> u64 {
         self.seq.saturating_sub(self.stored)
     }
+
+    /// Whether the last entry that was stored, and with it all before, may have gone for the stream's limits: it is
+    /// older than the stream keeps entries, or newer ones of others filled the stream.
+    pub fn may_have_gone(&self, stream: &AuditStream, now: Timestamp) -> bool {
+        let is_old = stream.age_ms_max > 0
+            && self.stored_at.is_some_and(|at| {
+                now.as_millisecond().saturating_sub(at.as_millisecond()) >= stream.age_ms_max
+            });
+        let is_full = stream.bytes_max > 0
+            && stream.bytes.saturating_add(AUDIT_MESSAGE_BYTES_MAX) >= stream.bytes_max
+            && self.stored_stream_seq > 0;
+        stream.first_seq > self.stored_stream_seq && (is_old || is_full)
+    }
+
+    /// Whether the stream is another one than that of the last entry that was stored.
+    pub fn is_elsewhere(&self, stream: &AuditStream) -> bool {
+        self.stored > 0 && !self.stream_created.is_empty() && self.stream_created != stream.created
+    }
+}
+
+/// More than an entry ever takes in the stream: a stream that has less room left is full.
+const AUDIT_MESSAGE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What is known of the stream that holds the entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditStream {
+    /// When it was made, as the bus writes it.
+    pub created: String,
+    /// The number of its first message, or of the next one where it has none.
+    pub first_seq: u64,
+    /// What its messages take, in bytes.
+    pub bytes: u64,
+    /// What they may take; 0 means that there is no limit.
+    pub bytes_max: u64,
+    /// How long it keeps messages, in milliseconds; 0 means for ever.
+    pub age_ms_max: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]
@@ -185,5 +235,28 @@ mod tests {
         assert_eq!(AuditEntry::read(payload(r#"{"a":1}"#).as_bytes()).unwrap().details["a"], 1);
         assert!(AuditEntry::read(b"{}").is_err());
         assert!(AuditEntry::read(payload("{").as_bytes()).is_err());
+    }
+
+    #[test]
+    fn entries_go_for_limits_when_they_are_old_or_the_stream_is_full() {
+        let at = |ms| Timestamp::from_millisecond(ms).unwrap();
+        let status = AuditStatus {
+            stored: 5,
+            stored_stream_seq: 9,
+            stored_at: Some(at(1000)),
+            stream_created: "t".into(),
+            ..AuditStatus::default()
+        };
+        let emptied =
+            AuditStream { created: "t".into(), first_seq: 10, bytes_max: 1 << 20, ..AuditStream::default() };
+        assert!(!status.may_have_gone(&emptied, at(9000)), "nothing explains it");
+        let short = AuditStream { age_ms_max: 4000, ..emptied.clone() };
+        assert!(status.may_have_gone(&short, at(5000)) && !status.may_have_gone(&short, at(4999)));
+        let full = AuditStream { bytes: 1 << 20, ..emptied.clone() };
+        assert!(status.may_have_gone(&full, at(1000)));
+        let still_there = AuditStream { first_seq: 9, ..full };
+        assert!(!status.may_have_gone(&still_there, at(1000)), "older ones are still there");
+        assert!(!status.is_elsewhere(&emptied));
+        assert!(status.is_elsewhere(&AuditStream { created: "later".into(), ..emptied }));
     }
 }

@@ -2,9 +2,9 @@
 
 use jiff::tz::TimeZone;
 use ostler_client::From;
-use ostler_wire::{AgentId, AuditEntry, JsonMap, NodeInfo, Subject, Timestamp};
+use ostler_wire::{AUDIT_STREAM, AgentId, AuditEntry, JsonMap, NodeInfo, Subject, Timestamp};
 
-use crate::chain::{Check, Noted, Verdict};
+use crate::chain::{After, Check, Noted, Verdict};
 use crate::connect::{Places, Session};
 use crate::exit::Outcome;
 use crate::lasting::Heard;
@@ -110,6 +110,7 @@ async fn verify(args: &VerifyArgs, places: &Places, screen: Screen) -> Outcome {
     // Asked before the stream is read: what is stored until then must be in it.
     let info: NodeInfo = session.request(&Subject::NodeInfo(session.node.clone()), &JsonMap::new()).await?;
     let stored = info.audit.as_ref().map_or(0, |status| status.stored);
+    let chain = info.audit.as_ref().map(|status| status.chain.clone());
     let mut check = Check::new(session.node.clone(), info.audit, args.noted.clone());
     let mut trail = Trail::new(&session, None, From::Sequence(1));
     for look in 1.. {
@@ -130,7 +131,16 @@ async fn verify(args: &VerifyArgs, places: &Places, screen: Screen) -> Outcome {
         }
         tokio::time::sleep(END_LOOK_INTERVAL).await;
     }
-    conclude(&check.finish(), screen)
+    // Only what was written may be in it, and what is gone is explained by what the stream is like now. Who may not ask
+    // for that has less of an answer.
+    let stream = session.client().stream_state(AUDIT_STREAM).await.ok().flatten();
+    let info: NodeInfo = session.request(&Subject::NodeInfo(session.node.clone()), &JsonMap::new()).await?;
+    let after = After {
+        stream: stream.map(|stream| stream.of_audit()),
+        seq: info.audit.filter(|status| chain.as_ref() == Some(&status.chain)).map(|status| status.seq),
+        now: Timestamp::now(),
+    };
+    conclude(&check.finish(&after), screen)
 }
 
 fn conclude(found: &Verdict, screen: Screen) -> Outcome {

@@ -23,7 +23,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use ostler_client::{Client, Connection, Error as BusError};
 use ostler_store::{Reader, Store, Write};
-use ostler_wire::{AUDIT_HASH_HEADER, AUDIT_STREAM, AuditEntry, AuditStatus, NodeId, Subject, Timestamp};
+use ostler_wire::{
+    AUDIT_HASH_HEADER, AUDIT_STREAM, AuditEntry, AuditStatus, AuditStream, NodeId, Subject, Timestamp,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -152,8 +154,13 @@ impl Route {
 
     /// Makes sure that the stream is there, and finds out where our chain ends in it. Returns what does not fit.
     pub(crate) async fn join(&mut self) -> Result<Option<String>, Fault> {
-        let state = self.client.ensure_stream(&stream::audit(&self.options)).await?;
-        let tampered = self.compare(state.is_none_or(|state| state.last_seq == 0)).await?;
+        let state = match self.client.ensure_stream(&stream::audit(&self.options)).await? {
+            Some(state) => Some(state),
+            None => self.client.stream_state(AUDIT_STREAM).await?,
+        };
+        let state = state.map(|state| state.of_audit()).unwrap_or_default();
+        let tampered = self.compare(&state).await?;
+        self.store.commit(vec![Write::AuditStream(state.created)]).await?;
         self.is_joined = true;
         Ok(tampered)
     }
@@ -166,13 +173,13 @@ impl Route {
     }
 
     /// Compares the end of our chain with the stream's.
-    async fn compare(&self, is_new: bool) -> Result<Option<String>, Fault> {
+    async fn compare(&self, stream: &AuditStream) -> Result<Option<String>, Fault> {
         let filter = Subject::audit_of_node(&self.node);
         let last = self.client.last_stored(AUDIT_STREAM, &filter, AUDIT_HASH_HEADER).await?;
         let known = self.read(|reader| reader.audit_status()).await?;
         let entry = last.as_ref().and_then(|last| AuditEntry::read(&last.payload).ok());
         let Some((last, entry)) = last.zip(entry.filter(|entry| entry.chain == known.chain)) else {
-            let may_be_gone = !is_new && self.options.age_ms_max.is_some();
+            let may_be_gone = !known.is_elsewhere(stream) && known.may_have_gone(stream, Timestamp::now());
             return Ok((known.stored > 0 && !may_be_gone).then(|| {
                 format!(
                     "entry {} of this node's audit was stored, and the stream {AUDIT_STREAM} has none",
@@ -187,6 +194,13 @@ impl Route {
                 known.stored, entry.seq
             )));
         }
+        if known.is_elsewhere(stream) {
+            // Whoever makes it anew and lets us store the next entries into it has taken all before.
+            return Ok(Some(format!(
+                "the stream {AUDIT_STREAM} was deleted and made anew: what it had before {} is gone",
+                stream.created
+            )));
+        }
         if entry.seq == known.stored {
             return Ok((hash != known.stored_hash).then(|| {
                 format!("entry {} of this node's audit is not the one that was stored", entry.seq)
@@ -195,7 +209,9 @@ impl Route {
         let seq = entry.seq;
         if self.read(move |reader| reader.audit_waiting_hash(seq)).await?.as_ref() == Some(&hash) {
             // Stored, and we ended before we could note it.
-            self.store.commit(vec![Write::AuditStored { seq, hash }]).await?;
+            self.store
+                .commit(vec![Write::AuditStored { seq, hash, stream_seq: last.seq, at: last.time }])
+                .await?;
             return Ok(None);
         }
         self.store.commit(vec![Write::RenewAudit(Timestamp::now())]).await?;
@@ -214,8 +230,13 @@ impl Route {
             let id = &entry.hash;
             let headers = [(AUDIT_HASH_HEADER, entry.hash.as_str())];
             let payload = Bytes::from(entry.payload.clone());
+            // Before the stream has it, as the stream counts its age from then on.
+            let at = Timestamp::now();
             match self.client.store(&entry.subject, Some(id), &headers, payload).await {
-                Ok(_) => stored = Some(Write::AuditStored { seq: entry.seq, hash: entry.hash.clone() }),
+                Ok(stream_seq) => {
+                    stored =
+                        Some(Write::AuditStored { seq: entry.seq, hash: entry.hash.clone(), stream_seq, at });
+                }
                 Err(error) => {
                     fault = Some(error);
                     break;
