@@ -287,3 +287,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_mirror_that_becomes_a_stream_keeps_what_it_has_of_a_batch() {
+    let mut rig = Rig::new();
+    rig.api("STREAM.CREATE.O", r#"{"name":"O","subjects":["o.>"],"allow_atomic":true}"#);
+    rig.api("STREAM.CREATE.M", r#"{"name":"M","mirror":{"name":"O","filter_subject":"o.a"}}"#);
+    rig.ask_with("o.a", "Nats-Batch-Id: b\r\nNats-Batch-Sequence: 1", "first");
+    rig.ask_with("o.b", "Nats-Batch-Id: b\r\nNats-Batch-Sequence: 2\r\nNats-Batch-Commit: 1", "second");
+    rig.pass_through(2 * SECOND);
+    let last = |rig: &mut Rig| rig.api("STREAM.INFO.M", "")["state"]["last_seq"].as_u64();
+    assert_eq!(last(&mut rig), Some(1));
+    rig.api("STREAM.UPDATE.M", r#"{"name":"M","subjects":["m.>"],"allow_atomic":true}"#);
+    for _ in 0..2 {
+        rig.close_and_restart();
+        assert_eq!(last(&mut rig), Some(1));
+    }
+}

@@ -364,7 +364,7 @@ impl Stream {
     /// Takes back what a crash left of a batch.
     pub(super) fn drop_torn_batch(&mut self) -> Result<(), Error> {
         let last = self.store.last_seq();
-        if !self.config.allow_atomic || last == 0 {
+        if !self.config.allow_atomic || last <= self.adopted {
             return Ok(());
         }
         // What cannot be read is no part of anything that goes on.

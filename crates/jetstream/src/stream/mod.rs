@@ -72,6 +72,9 @@ const SMALL_SEGMENT: u32 = 4 << 20;
 struct Meta {
     config: StreamConfig,
     created: Time,
+    /// See [`Stream::adopted`].
+    #[serde(default)]
+    adopted: u64,
 }
 
 /// A stream.
@@ -81,6 +84,8 @@ pub(crate) struct Stream {
     pub(crate) created: Time,
     pub(crate) store: Store,
     durability: Durability,
+    /// Up to here it was a mirror: what headers say of batches there says nothing of its own log.
+    adopted: u64,
     dir: Option<PathBuf>,
     dedupe: Dedupe,
     /// What the configuration says, prepared.
@@ -203,11 +208,14 @@ impl Stream {
         };
         let durability = meta.config.durability(context.durability).unwrap_or(Durability::Group);
         store.set_durability(durability);
+        let adopted = meta.adopted;
         let opened = Self::with(meta.config, meta.created, store, Some(dir.to_owned()), context);
         let mut stream = match opened {
             Ok(stream) => stream,
             Err(_) => return Ok(Opened { stream: None, findings, unfinished: false }),
         };
+        // What a power cut took of it is filled anew.
+        stream.adopted = adopted.min(stream.store.last_seq());
         stream.drop_torn_batch()?;
         stream.refill_window(now);
         stream.recall_schedules(stream.store.last_seq());
@@ -237,6 +245,7 @@ impl Stream {
             created,
             store,
             durability,
+            adopted: 0,
             dir,
             consumers: BTreeMap::new(),
             batches: Batches::default(),
@@ -292,7 +301,7 @@ impl Stream {
     }
 
     fn save_meta(&mut self) -> Result<(), Error> {
-        let meta = Meta { config: self.config.clone(), created: self.created };
+        let meta = Meta { config: self.config.clone(), created: self.created, adopted: self.adopted };
         let bytes = serde_json::to_vec(&meta).unwrap_or_default();
         self.dirty = true;
         self.store.save_checkpoint(META, META_VERSION, &bytes)
@@ -314,8 +323,12 @@ impl Stream {
             Storage::File => config.durability(context.durability)?,
         };
         let before = std::mem::replace(&mut self.config, config);
+        let adopted = self.adopted;
+        if before.mirror.is_some() && self.config.mirror.is_none() {
+            self.adopted = self.store.last_seq();
+        }
         if let Err(error) = self.save_meta() {
-            self.config = before;
+            (self.config, self.adopted) = (before, adopted);
             return Err(disk_refusal(&error));
         }
         self.durability = durability;
