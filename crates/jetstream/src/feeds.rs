@@ -6,7 +6,7 @@
 use crate::api::ApiError;
 use crate::bus::{Bus, Incoming};
 use crate::jetstream::{JetStream, SyncJob};
-use crate::stream::{Retention, Stream, StreamConfig, Taken, feed_identity};
+use crate::stream::{Stream, StreamConfig, Taken, Taker, feed_identity};
 use crate::through::{Turn, take_through};
 use crate::time::SECOND;
 
@@ -42,10 +42,35 @@ impl JetStream {
         let fed = self.feeds.fed.iter().filter_map(|id| self.streams.get(*id)?.as_deref());
         let direct = fed.flat_map(|stream| &stream.feeds).filter(|feed| feed.consumer().is_none());
         let direct: Vec<String> = direct.map(|feed| feed.origin.clone()).collect();
-        for stream in self.streams.iter_mut().flatten() {
-            stream.is_read = direct.contains(&stream.config.name);
-            stream.is_origin = read.contains(&stream.config.name);
+        for id in 0..self.streams.len() {
+            let Some(name) = self.streams[id].as_ref().map(|stream| stream.config.name.clone()) else {
+                continue;
+            };
+            let takers = if direct.contains(&name) { self.takers_of(&name) } else { Vec::new() };
+            let Some(stream) = self.stream_mut(id) else { continue };
+            stream.is_read = direct.contains(&name);
+            stream.is_origin = read.contains(&name);
+            stream.set_takers(takers);
+            if stream.dirty {
+                self.touch(id);
+            }
         }
+    }
+
+    /// Who takes from a stream without a consumer that was prepared.
+    fn takers_of(&self, name: &str) -> Vec<Taker> {
+        let mut takers = Vec::new();
+        for id in &self.feeds.fed {
+            let Some(stream) = self.streams.get(*id).and_then(Option::as_deref) else { continue };
+            let feeds = stream.feeds.iter().enumerate();
+            let direct = feeds.filter(|(_, feed)| feed.origin == name && feed.consumer().is_none());
+            takers.extend(direct.map(|(index, feed)| Taker {
+                id: (*id, index),
+                filters: feed.filters(),
+                taken: feed.sure,
+            }));
+        }
+        takers
     }
 
     /// Whether any stream takes from others.
@@ -65,7 +90,7 @@ impl JetStream {
                 }
                 // Out of its place, so that two streams can be in hand.
                 let Some(mut stream) = self.streams.get_mut(id).and_then(Option::take) else { continue };
-                let took = self.pump_into(&mut stream, now, bus);
+                let took = self.pump_into(id, &mut stream, now, bus);
                 moved |= took;
                 // What the disk refused is written again when its time comes, not at once.
                 if took || (stream.dirty || stream.new_messages) && !stream.ailing {
@@ -97,12 +122,12 @@ impl JetStream {
     }
 
     /// Lets a stream take a turn's worth; whether it took any.
-    fn pump_into(&mut self, stream: &mut Stream, now: i64, bus: &mut impl Bus) -> bool {
+    fn pump_into(&mut self, id: usize, stream: &mut Stream, now: i64, bus: &mut impl Bus) -> bool {
         let mut moved = false;
         stream.now = now;
         let mut feeds = std::mem::take(&mut stream.feeds);
         let (mut undone, mut settled) = (false, Vec::new());
-        for feed in &mut feeds {
+        for (index, feed) in feeds.iter_mut().enumerate() {
             if feed.retry_at.is_some_and(|at| now < at) {
                 continue;
             }
@@ -126,6 +151,13 @@ impl JetStream {
                 continue;
             }
             feed.active.get_or_insert(now);
+            // What was taken before, is written, and stays, may go there when nobody else needs it.
+            if origin.serves_takers()
+                && let Some(range) = feed.settle(stream.store.last_seq(), stream.last_sure())
+                && origin.taken((id, index), &mut feed.wanted, range)
+            {
+                settled.extend(origin_id);
+            }
             let (mut count, mut bytes) = (0, 0);
             let last = origin.last_sure();
             while count < TURN && bytes < TURN_BYTES {
@@ -231,12 +263,5 @@ impl JetStream {
                 && stream.config.mirror.as_ref().is_some_and(|mirror| mirror.name == name)
         };
         fed.into_iter().find(mirrors).map(|stream| stream.config.name.clone())
-    }
-}
-
-impl Stream {
-    /// Whether a message with nobody else to read it is kept.
-    pub(crate) fn is_kept_for_feeds(&self) -> bool {
-        self.is_read && self.config.retention == Retention::Interest
     }
 }

@@ -113,6 +113,106 @@ fn what_was_taken_and_purged_is_not_taken_again() {
     assert_eq!(payloads(&mut rig, "S"), ["2"]);
 }
 
+/// Delivers to whoever listens, and acknowledges.
+fn consume(rig: &mut Rig, acks: &str) {
+    let config = format!(
+        r#"{{"stream_name":"O","config":{{"durable_name":"c","ack_policy":"{acks}","deliver_subject":"dl"}}}}"#
+    );
+    rig.api("CONSUMER.CREATE.O.c", &config);
+}
+
+fn publish_and_acknowledge(rig: &mut Rig, subject: &str) {
+    let sent = rig.ask(subject, subject);
+    for delivered in sent.iter().filter(|sent| sent.to == "dl" && sent.reply.starts_with("$JS.ACK.")) {
+        rig.send_to(&delivered.reply, "", "");
+    }
+    rig.bus.take();
+}
+
+#[test]
+fn what_consumers_are_done_with_waits_for_those_who_take_it() {
+    for (retention, storage, acks) in [
+        ("interest", "file", "explicit"),
+        ("interest", "file", "none"),
+        ("interest", "memory", "none"),
+        ("workqueue", "file", "explicit"),
+        ("workqueue", "memory", "explicit"),
+    ] {
+        let mut rig = Rig::new();
+        create(
+            &mut rig,
+            &format!(r#"{{"name":"O","subjects":["o.*"],"retention":"{retention}","storage":"{storage}"}}"#),
+        );
+        create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+        create(
+            &mut rig,
+            r#"{"name":"S","sources":[{"name":"O","filter_subject":"o.1"}],"storage":"memory"}"#,
+        );
+        consume(&mut rig, acks);
+        for number in 0..20 {
+            publish_and_acknowledge(&mut rig, &format!("o.{}", number % 2));
+        }
+        rig.pass_through(SECOND);
+        let case = (retention, storage, acks);
+        assert_eq!((state(&mut rig, "M").0, state(&mut rig, "S").0), (20, 10), "{case:?}");
+        assert_eq!(state(&mut rig, "O"), (0, 21, 20), "{case:?}");
+    }
+}
+
+#[test]
+fn what_was_taken_goes_when_nobody_else_needs_it() {
+    for (retention, left) in [("interest", 0), ("workqueue", 2)] {
+        let mut rig = Rig::new();
+        create(&mut rig, &format!(r#"{{"name":"O","subjects":["o.*"],"retention":"{retention}"}}"#));
+        create(&mut rig, r#"{"name":"S","sources":[{"name":"O","filter_subject":"o.1"}]}"#);
+        for subject in ["o.0", "o.1", "o.0", "o.1"] {
+            rig.ask(subject, subject);
+        }
+        rig.pass_through(SECOND);
+        assert_eq!((state(&mut rig, "S").0, state(&mut rig, "O").0), (2, left), "{retention}");
+        rig.api(
+            "CONSUMER.CREATE.O.c",
+            r#"{"stream_name":"O","config":{"durable_name":"c","ack_policy":"explicit"}}"#,
+        );
+        rig.ask("o.1", "needed");
+        rig.pass_through(SECOND);
+        assert_eq!((state(&mut rig, "S").0, state(&mut rig, "O").0), (3, left + 1), "{retention}");
+    }
+}
+
+#[test]
+fn nothing_goes_before_it_is_safe_where_it_was_taken() {
+    let disk = SimulatedDisk::new();
+    let mut rig = Rig::on(&disk);
+    create(&mut rig, r#"{"name":"O","subjects":["o.*"],"retention":"interest","storage":"memory"}"#);
+    create(&mut rig, r#"{"name":"M","mirror":{"name":"O"}}"#);
+    consume(&mut rig, "none");
+    disk.set_space(Some(0));
+    publish_and_acknowledge(&mut rig, "o.1");
+    rig.pass_through(2 * SECOND);
+    assert_eq!((state(&mut rig, "M").0, state(&mut rig, "O").0), (0, 1));
+    disk.set_space(None);
+    rig.pass_through(12 * SECOND);
+    assert_eq!((state(&mut rig, "M").0, state(&mut rig, "O").0), (1, 0));
+}
+
+#[test]
+fn nothing_waits_for_a_stream_that_is_gone() {
+    for retention in ["interest", "workqueue"] {
+        let mut rig = Rig::new();
+        create(&mut rig, &format!(r#"{{"name":"O","subjects":["o.*"],"retention":"{retention}"}}"#));
+        create(&mut rig, r#"{"name":"M","mirror":{"name":"O"},"max_msgs":1,"discard":"new"}"#);
+        consume(&mut rig, "explicit");
+        for _ in 0..3 {
+            publish_and_acknowledge(&mut rig, "o.1");
+        }
+        rig.pass_through(3 * SECOND);
+        assert_eq!((state(&mut rig, "M").0, state(&mut rig, "O").0), (1, 2), "{retention}");
+        rig.api("STREAM.DELETE.M", "");
+        assert_eq!(state(&mut rig, "O").0, 0, "{retention}");
+    }
+}
+
 #[test]
 fn nobody_but_the_server_says_where_a_message_is_from() {
     let mut rig = Rig::new();

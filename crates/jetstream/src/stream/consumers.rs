@@ -22,7 +22,7 @@ impl Stream {
 
     /// Whether a consumer would be given a message on this subject.
     pub(super) fn is_wanted(&self, subject: &[u8]) -> bool {
-        self.is_kept_for_feeds() || self.consumers.values().any(|consumer| consumer.config.wants(subject))
+        self.takers.want(subject) || self.consumers.values().any(|consumer| consumer.config.wants(subject))
     }
 
     /// Serves everybody who waits, from what is written.
@@ -204,17 +204,21 @@ impl Stream {
             return;
         }
         for &seq in done {
-            if self.config.retention == Retention::WorkQueue || !self.is_needed(seq) {
+            let held = match self.config.retention {
+                Retention::WorkQueue => self.hold_for_takers(seq),
+                _ => self.is_needed(seq),
+            };
+            if !held {
                 self.drop_message(seq);
                 self.done_unwritten.push(seq);
             }
         }
     }
 
-    fn is_needed(&mut self, seq: u64) -> bool {
+    pub(super) fn is_needed(&mut self, seq: u64) -> bool {
         let Ok(Some(message)) = self.store.get(seq) else { return false };
         let subject = message.subject;
-        self.consumers.values().any(|consumer| consumer.needs(seq, subject))
+        self.consumers.values().any(|consumer| consumer.needs(seq, subject)) || self.takers.need(seq, subject)
     }
 
     /// Takes a consumer out, tells those who wait, and removes what only it wanted.

@@ -5,6 +5,7 @@
 //! `Nats-Stream-Source` where it is from. So a crash neither loses nor doubles anything. A checkpoint keeps the position
 //! of sources whose messages may be gone since.
 
+use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::Selection;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,10 @@ pub(crate) struct Feed {
     pub(crate) wanted: Selection,
     /// Everything below it was seen to.
     pub(crate) next: u64,
+    /// Everything up to it is as safe here as the stream that takes it promises.
+    pub(crate) sure: u64,
+    /// With this last sequence here, everything up to that one there was seen to.
+    unsure: Option<(u64, u64)>,
     /// When it was last heard of.
     pub(crate) active: Option<i64>,
     /// How much more there is, as of then.
@@ -77,6 +82,8 @@ impl Feed {
             position: Position::default(),
             wanted: Selection::new(transforms.iter().map(|transform| transform.source().clone())),
             next: 1,
+            sure: 0,
+            unsure: None,
             active: None,
             lag: 0,
             retry_at: None,
@@ -109,6 +116,30 @@ impl Feed {
     pub(crate) fn move_to(&mut self, position: Position) {
         self.next = position.seq.saturating_add(1);
         self.position = position;
+        // What was undone is not behind it any more, and what was sure stays so.
+        self.unsure = None;
+    }
+
+    /// Takes note of how far the stream that takes is, and how much of it stays whatever happens. Says from where to
+    /// where more became sure at the origin.
+    pub(crate) fn settle(&mut self, last: u64, last_sure: u64) -> Option<(u64, u64)> {
+        let before = self.sure;
+        loop {
+            match self.unsure {
+                Some((here, there)) if here <= last_sure => {
+                    self.unsure = None;
+                    self.sure = self.sure.max(there);
+                }
+                None if self.next > self.sure.saturating_add(1) => self.unsure = Some((last, self.next - 1)),
+                _ => break,
+            }
+        }
+        (self.sure > before).then_some((before, self.sure))
+    }
+
+    /// Which subjects are taken.
+    pub(crate) fn filters(&self) -> Vec<Filter> {
+        self.transforms.iter().map(|transform| transform.source().clone()).collect()
     }
 
     /// Takes nothing more for a while, because the disk failed.
@@ -138,6 +169,8 @@ impl Feed {
         }
         self.next = self.position.seq.saturating_add(1);
         self.position.identity = identity.to_owned();
+        // What was behind it before it began is not for it to let go.
+        (self.sure, self.unsure) = (self.position.seq, None);
     }
 
     /// What a message that is taken says of where it is from.

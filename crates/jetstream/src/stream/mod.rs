@@ -17,6 +17,7 @@ mod read;
 mod restore;
 mod schedule;
 mod source;
+mod takers;
 mod transform;
 mod trim;
 mod writing;
@@ -40,6 +41,7 @@ pub(crate) use feed::{Feed, identity as feed_identity};
 pub(crate) use intake::Taken;
 pub(crate) use source::FeedKind;
 pub use source::{External, StreamConsumerSource, StreamSource};
+pub(crate) use takers::Taker;
 pub use transform::SubjectTransform;
 
 use crate::acks::AckQueue;
@@ -54,6 +56,7 @@ use batch::Batches;
 use dedupe::Dedupe;
 use fast::FastBatches;
 use restore::is_restoring;
+use takers::Takers;
 use transform::Transform;
 use trim::Trim;
 
@@ -101,6 +104,8 @@ pub(crate) struct Stream {
     pub(crate) is_read: bool,
     /// Whether another takes from it.
     pub(crate) is_origin: bool,
+    /// Who takes from it, and how far they are.
+    pub(crate) takers: Takers,
     /// How often something was undone because the disk refused.
     pub(crate) undone: u64,
     /// The id of the last message, if it had one.
@@ -255,6 +260,7 @@ impl Stream {
             feeds: Vec::new(),
             is_read: false,
             is_origin: false,
+            takers: Takers::default(),
             undone: 0,
             now: created.nanos().unwrap_or(0),
             wake: false,
