@@ -69,5 +69,5 @@ pub use message::{Message, NewMessage, State};
 pub use report::{Finding, Report, Severity};
 pub use selection::Selection;
 pub use store::{
-    Durability, Erase, Maintained, Options, Page, Purge, Store, SyncJob, SyncResult, check, repair,
+    Durability, Erase, Maintained, Next, Options, Page, Purge, Store, SyncJob, SyncResult, check, repair,
 };

@@ -13,10 +13,11 @@ use crate::api::{
 use crate::bus::{Bus, Incoming, publish};
 use crate::jetstream::JetStream;
 use crate::readers::Reader;
-use crate::stream::{SUBJECTS_PER_PAGE, Stream, StreamConfig};
+use crate::stream::{Outcome, Progress, Request, SUBJECTS_PER_PAGE, Stream, StreamConfig};
 
 /// Names in one answer.
 pub(crate) const NAMES_PER_PAGE: usize = 1024;
+const CONSUMER_DELETE: &str = "consumer_delete_response";
 /// Infos in one answer.
 pub(crate) const INFOS_PER_PAGE: usize = 256;
 
@@ -102,7 +103,7 @@ impl JetStream {
             }
             Command::StreamPurge(name) => {
                 let done = self.purge_stream(name, asked);
-                self.conclude(name, Purged::KIND, asked, done, bus);
+                self.conclude_done(name, Purged::KIND, asked, done, bus);
             }
             Command::StreamSnapshot(name) => self.snapshot_stream(name, asked, bus),
             Command::StreamRestore(name) => self.restore_stream(name, asked, bus),
@@ -133,7 +134,7 @@ impl JetStream {
             }
             Command::ConsumerDelete(stream, name) => {
                 let done = self.delete_consumer(stream, name, asked, bus);
-                self.conclude(stream, "consumer_delete_response", asked, done, bus);
+                self.conclude_done(stream, CONSUMER_DELETE, asked, done, bus);
             }
             Command::ConsumerPause(stream, name) => {
                 let done = self.pause_consumer(stream, name, asked, bus);
@@ -278,17 +279,18 @@ impl JetStream {
         }
         let mut stream = self.remove(name).ok_or_else(ApiError::stream_not_found)?;
         stream.remove_consumers(asked.now, bus, &self.context);
+        self.tell_finished(name, stream.give_up_chores(), asked.now, bus);
         StreamAction { stream: name, action: Action::Delete }.send(&self.context, asked.now, bus);
         stream.destroy(&self.context).map_err(|error| ApiError::stream_delete(error.to_string()))?;
         Ok(Deleted { success: true })
     }
 
-    fn purge_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Purged, ApiError> {
+    fn purge_stream(&mut self, name: &str, asked: Asked<'_>) -> Result<Progress<Purged>, ApiError> {
         let request: Purge = read_or_default(asked.message.payload, self.strictness)?;
         let (id, stream, _) = self.stream_named(name).ok_or_else(ApiError::stream_not_found)?;
-        let purged = stream.purge(&request)?;
+        let purged = stream.purge(&request, asked.message)?;
         self.touch(id);
-        Ok(Purged { success: true, purged })
+        Ok(purged.map(|purged| Purged { success: true, purged }))
     }
 
     fn stream_names(&mut self, asked: Asked<'_>) -> Result<Listed<Named<String>>, ApiError> {
@@ -420,6 +422,48 @@ impl JetStream {
         match self.stream_named(name) {
             Some((_, stream, _)) => stream.answer(asked.message.reply, &text, Some(kind), bus),
             None => publish(bus, asked.message.reply, b"", &text),
+        }
+    }
+}
+
+impl JetStream {
+    /// As [`JetStream::conclude`], unless what was asked takes turns: then it is answered after the last.
+    fn conclude_done<T: Serialize>(
+        &mut self,
+        name: &str,
+        kind: &'static str,
+        asked: Asked<'_>,
+        outcome: Result<Progress<T>, ApiError>,
+        bus: &mut impl Bus,
+    ) {
+        match outcome {
+            Ok(Progress::Done(body)) => self.conclude(name, kind, asked, Ok(body), bus),
+            Ok(Progress::Later) => {}
+            Err(error) => self.conclude::<T>(name, kind, asked, Err(error), bus),
+        }
+    }
+
+    /// Answers what took turns.
+    pub(crate) fn tell_finished(
+        &mut self,
+        name: &str,
+        finished: Vec<(Request, Outcome)>,
+        now: i64,
+        bus: &mut impl Bus,
+    ) {
+        for (request, outcome) in finished {
+            let message = &request.message();
+            let asked = Asked { message, now };
+            match outcome {
+                Outcome::Purged(outcome) => {
+                    let body = outcome.map(|purged| Purged { success: true, purged });
+                    self.conclude(name, Purged::KIND, asked, body, bus);
+                }
+                Outcome::Deleted(outcome) => {
+                    let body = outcome.map(|()| Deleted { success: true });
+                    self.conclude(name, CONSUMER_DELETE, asked, body, bus);
+                }
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::bus::{Bus, Incoming};
 use crate::consumer::{AckSubject, Consumer, ConsumerConfig, ConsumerInfo, UnpinReason};
 use crate::handle::{Asked, INFOS_PER_PAGE, NAMES_PER_PAGE, no_responders};
 use crate::jetstream::JetStream;
-use crate::stream::{ConsumerLimits, Retention, Stream};
+use crate::stream::{ConsumerLimits, Progress, Retention, Stream};
 
 /// What a subject says of the consumer to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,16 +121,15 @@ impl JetStream {
         name: &str,
         asked: Asked<'_>,
         bus: &mut impl Bus,
-    ) -> Result<Deleted, ApiError> {
+    ) -> Result<Progress<Deleted>, ApiError> {
         if !is_nothing(asked.message.payload) {
             return Err(ApiError::not_empty_request());
         }
         let (id, stream, context) = self.stream_named(stream).ok_or_else(ApiError::stream_not_found)?;
-        if !stream.remove_consumer(name, asked.now, bus, context) {
-            return Err(ApiError::consumer_not_found());
-        }
+        let removed = stream.remove_consumer(name, asked.now, bus, context, Some(asked.message));
+        let removed = removed.ok_or_else(ApiError::consumer_not_found)?;
         self.touch(id);
-        Ok(Deleted { success: true })
+        Ok(removed.map(|()| Deleted { success: true }))
     }
 
     pub(crate) fn pause_consumer(
@@ -285,6 +284,7 @@ impl Stream {
     }
 
     fn add_consumer(&mut self, name: &str, config: ConsumerConfig, now: i64) -> Result<Action, ApiError> {
+        self.finish_chores_of(name);
         let mut consumer = Consumer::create(name, config, &self.config.name, &mut self.store, now)?;
         consumer.save(&mut self.store, now).map_err(|error| ApiError::consumer_create(error.to_string()))?;
         consumer.held = true;

@@ -17,7 +17,7 @@ use crate::limits::Room;
 use crate::options::{API_LEVEL, Context, Options};
 use crate::readers::Readers;
 use crate::routes::Routes;
-use crate::stream::{DELETED_PREFIX, Storage, Stream};
+use crate::stream::{DELETED_PREFIX, STEPS_PER_TICK, Storage, Stream};
 use crate::time::SECOND;
 
 /// How often streams in files give space back.
@@ -303,16 +303,22 @@ impl JetStream {
         self.now = now;
         let mut jobs = Vec::new();
         let maintain = now >= self.maintenance;
+        let mut steps = STEPS_PER_TICK;
         for id in 0..self.streams.len() {
             let Some(stream) = self.streams.get_mut(id).and_then(Option::as_deref_mut) else { continue };
             stream.now = now;
             stream.expire(now, bus);
             stream.trim(now);
+            let finished = stream.turn_chores(&mut steps);
             stream.tick(now, bus, &self.context);
             stream.tick_consumers(now, bus, &self.context);
             if maintain {
                 let job = stream.idle_sync(bus);
                 jobs.extend(job.map(|job| SyncJob { stream: id, job }));
+            }
+            if !finished.is_empty() {
+                let name = stream.config.name.clone();
+                self.tell_finished(&name, finished, now, bus);
             }
             if self.stream_mut(id).is_some_and(|stream| stream.dirty || stream.wake || stream.new_messages) {
                 self.touch(id);
@@ -334,7 +340,13 @@ impl JetStream {
         let now = self.now;
         let streams = self.streams.iter_mut().flatten();
         let due = |stream: &mut Box<Stream>| {
-            [stream.next_expiry(), stream.next_tick(), stream.next_trim(now), stream.next_consumer_due(now)]
+            [
+                stream.next_expiry(),
+                stream.next_tick(),
+                stream.next_trim(now),
+                stream.next_chore(now),
+                stream.next_consumer_due(now),
+            ]
         };
         let own = streams.flat_map(due).flatten().chain(maintenance).chain(transfers).min();
         own.into_iter().chain(self.next_feed_due(now)).min()

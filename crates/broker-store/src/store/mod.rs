@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 pub use check::{check, repair};
 pub use maintain::Maintained;
-pub use query::Page;
+pub use query::{Next, Page};
 pub use remove::{Erase, Purge};
 pub use sync::{SyncJob, SyncResult};
 

@@ -13,6 +13,17 @@ pub struct Page<T> {
     pub items: Vec<T>,
 }
 
+/// Where the next wanted message is, as far as it was looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// There.
+    At(u64),
+    /// Not below this sequence: go on there.
+    NotBelow(u64),
+    /// There is none.
+    End,
+}
+
 impl Store {
     /// The first wanted sequence at or after `from`; `None` when there is none up to the last.
     ///
@@ -45,6 +56,50 @@ impl Store {
                 self.scan_entries(from, |entry| selection.wants(subjects, entry.subject))
             }
         }
+    }
+
+    /// As [`Store::next`], but passes over no more than about so many messages.
+    pub fn next_within(&mut self, selection: &mut Selection, from: u64, most: usize) -> Next {
+        let from = from.max(self.first_seq);
+        let found = |seq: Option<u64>| seq.map_or(Next::End, Next::At);
+        if from > self.last_seq || self.msgs == 0 || !matches!(selection.shape(), Shape::Some(_)) {
+            return found(self.next(selection, from));
+        }
+        selection.attune(&self.subjects);
+        let mut left = most;
+        let start = self.segment_of(from).unwrap_or(0);
+        for segment in self.segments[start..].iter().filter(|segment| segment.live > 0) {
+            let first = segment.entries.lower_bound(from);
+            let slots = &segment.entries.slots()[first..];
+            let part = &slots[..slots.len().min(left)];
+            let wanted = |entry: &Entry| entry.is_live() && selection.wants(&self.subjects, entry.subject);
+            if let Some(at) = part.iter().position(wanted) {
+                return Next::At(segment.entries.seq(first + at));
+            }
+            if part.len() < slots.len() {
+                return Next::NotBelow(segment.entries.seq(first + part.len()));
+            }
+            left -= part.len();
+        }
+        Next::End
+    }
+
+    /// The wanted message that so many less one follow: the first of the last `count`. `None` when there are not so
+    /// many. Costs a step for each message behind it.
+    pub fn nth_last(&self, selection: &mut Selection, count: u64) -> Option<u64> {
+        selection.attune(&self.subjects);
+        let mut left = count;
+        for segment in self.segments.iter().rev().filter(|segment| segment.live > 0) {
+            for (position, entry) in segment.entries.slots().iter().enumerate().rev() {
+                if entry.is_live() && selection.wants(&self.subjects, entry.subject) {
+                    left = left.checked_sub(1)?;
+                    if left == 0 {
+                        return Some(segment.entries.seq(position));
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The last message on a subject, at or below `up_to`.

@@ -1,5 +1,6 @@
 //! A stream and its consumers: who is served when, and which messages go because everybody is done with them.
 
+use super::chores::Progress;
 use super::{Retention, Stream};
 use ostler_broker_store::Error;
 
@@ -68,7 +69,7 @@ impl Stream {
             self.dirty |= consumer.is_save_due(now);
         }
         for name in inactive {
-            self.remove_consumer(&name, now, bus, context);
+            self.remove_consumer(&name, now, bus, context, None);
         }
         self.wake |= !self.consumers.is_empty();
     }
@@ -221,36 +222,25 @@ impl Stream {
         self.consumers.values().any(|consumer| consumer.needs(seq, subject)) || self.takers.need(seq, subject)
     }
 
-    /// Takes a consumer out, tells those who wait, and removes what only it wanted.
+    /// Takes a consumer out, tells those who wait, and removes what only it wanted; `None` when there is no such consumer.
     pub(crate) fn remove_consumer(
         &mut self,
         name: &str,
         now: i64,
         bus: &mut impl Bus,
         context: &Context,
-    ) -> bool {
-        let Some(mut consumer) = self.consumers.remove(name) else { return false };
+        asked: Option<&Incoming<'_>>,
+    ) -> Option<Progress<()>> {
+        let mut consumer = self.consumers.remove(name)?;
         consumer.end_requests("409 Consumer Deleted", bus);
-        consumer.forget(&mut self.store);
         self.dirty = true;
         let advisory = ConsumerAction { stream: &self.config.name, consumer: name, action: Action::Delete };
         advisory.send(context, now, bus);
         if self.config.retention == Retention::Interest {
-            let mut wanted = consumer.config.selection();
-            let mut at = self.store.first_seq();
-            while let Some(seq) = self.store.next(&mut wanted, at) {
-                at = seq + 1;
-                let its = match self.store.get(seq) {
-                    Ok(Some(message)) => consumer.needs(seq, message.subject),
-                    _ => false,
-                };
-                if its && !self.is_needed(seq) {
-                    self.drop_message(seq);
-                    self.done_unwritten.push(seq);
-                }
-            }
+            return Some(self.release(consumer, asked));
         }
-        true
+        consumer.forget(&mut self.store);
+        Some(Progress::Done(()))
     }
 
     /// Takes all consumers out, as the stream goes.

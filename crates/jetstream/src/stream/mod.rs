@@ -3,6 +3,7 @@
 
 mod agenda;
 mod batch;
+mod chores;
 mod config;
 mod consumers;
 mod counter;
@@ -37,6 +38,7 @@ pub use config::{
 pub(crate) use config::{
     DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, SERVER_METADATA, is_default, is_name, metadata_bytes,
 };
+pub(crate) use chores::{Outcome, Progress, Request, STEPS_PER_TICK};
 pub(crate) use feed::{Feed, identity as feed_identity};
 pub(crate) use intake::Taken;
 pub(crate) use source::FeedKind;
@@ -45,7 +47,7 @@ pub(crate) use takers::Taker;
 pub use transform::SubjectTransform;
 
 use crate::acks::AckQueue;
-use crate::api::{ApiError, InfoRequest, Purge, StreamInfo, StreamState};
+use crate::api::{ApiError, InfoRequest, StreamInfo, StreamState};
 use crate::bus::Bus;
 use crate::consumer::Consumer;
 use crate::headers::PublishHeaders;
@@ -53,6 +55,7 @@ use crate::options::Context;
 use crate::time::Time;
 use agenda::Schedules;
 use batch::Batches;
+use chores::Chores;
 use dedupe::Dedupe;
 use fast::FastBatches;
 use restore::is_restoring;
@@ -98,6 +101,7 @@ pub(crate) struct Stream {
     fast_batches: FastBatches,
     schedules: Schedules,
     trim: Trim,
+    chores: Chores,
     /// The streams it takes from.
     pub(crate) feeds: Vec<Feed>,
     /// Whether another takes from it without a consumer that was prepared.
@@ -257,6 +261,7 @@ impl Stream {
             fast_batches: FastBatches::default(),
             schedules: Schedules::default(),
             trim: Trim::default(),
+            chores: Chores::default(),
             feeds: Vec::new(),
             is_read: false,
             is_origin: false,
@@ -418,33 +423,6 @@ impl Stream {
             Ok(false) => Err(ApiError::message_delete("no message found")),
             Err(error) => Err(ApiError::message_delete(error.to_string())),
         }
-    }
-
-    /// Removes what is asked for and says how many.
-    pub(crate) fn purge(&mut self, request: &Purge) -> Result<u64, ApiError> {
-        if self.config.sealed {
-            return Err(ApiError::stream_sealed());
-        }
-        if self.config.deny_purge {
-            return Err(ApiError::purge_failed("stream purge not permitted"));
-        }
-        if request.seq > 0 && request.keep > 0 {
-            return Err(ApiError::bad_request());
-        }
-        let mut selection = match &*request.filter {
-            "" => None,
-            filter => Some(Selection::new([Filter::parse(filter).map_err(|_| ApiError::bad_request())?])),
-        };
-        self.dirty = true;
-        let purge = ostler_broker_store::Purge {
-            selection: selection.as_mut(),
-            before: (request.seq > 0).then_some(request.seq),
-            keep: request.keep,
-        };
-        let purged = self.store.purge(purge).map_err(|error| ApiError::purge_failed(error.to_string()))?;
-        self.recount();
-        self.save_feeds();
-        Ok(purged)
     }
 
     /// What the API shows of it, with the metadata that the server adds.
