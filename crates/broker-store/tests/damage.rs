@@ -248,3 +248,46 @@ fn damage_that_appears_while_it_is_open_is_found_by_the_reader() {
     assert_eq!((store.state().lost, store.state().msgs), (1, stored.len() as u64 - 1));
     assert_eq!(store.get(2).unwrap().unwrap().payload.len(), 60_000);
 }
+
+#[test]
+fn a_checkpoint_that_cannot_be_read_stays_damage_until_it_is_saved_removed_or_repaired() {
+    let damaged = || {
+        let (disk, _) = stream(Durability::Group, EndedBy::Kill);
+        for copy in ["cp-consumer.0", "cp-consumer.1"] {
+            let path = Path::new(DIR).join(copy);
+            let mut content = disk.files().remove(&path).unwrap();
+            let middle = content.len() / 2;
+            content[middle] ^= 1;
+            disk.put(&path, Some(content));
+        }
+        disk
+    };
+    let open = |disk: &SimulatedDisk| {
+        Store::open_on(Arc::new(disk.clone()), Path::new(DIR), options(Durability::Group)).unwrap()
+    };
+    let severity = |disk: &SimulatedDisk| check(Arc::new(disk.clone()), Path::new(DIR)).unwrap().severity();
+
+    let disk = damaged();
+    for _ in 0..3 {
+        let mut store = open(&disk);
+        assert!(store.checkpoint("consumer").is_none());
+        store.append(&NewMessage::new(b"s.x", b"", 1)).unwrap();
+        store.close().unwrap();
+        assert_eq!(severity(&disk), Some(Severity::Damage));
+    }
+    repair(Arc::new(disk.clone()), Path::new(DIR)).unwrap();
+    assert_eq!(severity(&disk), None);
+
+    let disk = damaged();
+    let mut store = open(&disk);
+    store.save_checkpoint("consumer", 1, b"anew").unwrap();
+    store.close().unwrap();
+    assert_eq!(severity(&disk), None);
+    assert_eq!(open(&disk).checkpoint("consumer"), Some((1, &b"anew"[..])));
+
+    let disk = damaged();
+    let mut store = open(&disk);
+    assert!(store.remove_checkpoint("consumer"));
+    store.close().unwrap();
+    assert_eq!(severity(&disk), None);
+}

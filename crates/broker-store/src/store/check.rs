@@ -103,6 +103,7 @@ impl Store {
             files.disk.rename(&from, &to).map_err(|error| Error::io("rename", &from, error))?;
             files.names_changed = true;
         }
+        files.lost_checkpoints.clear();
         Ok(())
     }
 

@@ -52,6 +52,7 @@ impl Store {
         };
         if !files.checkpoints.contains_key(name) {
             files.create_checkpoint(name)?;
+            files.lost_checkpoints.remove(name);
         }
         let Some(slots) = files.checkpoints.get_mut(name) else { return Ok(()) };
         let before = (slots.version, std::mem::replace(&mut slots.value, value.to_vec()));
@@ -88,7 +89,7 @@ impl Store {
     /// Removes what is saved under a name, and says whether there was something. Final with the next sync.
     pub fn remove_checkpoint(&mut self, name: &str) -> bool {
         let Some(files) = &mut self.files else { return self.kept.remove(name).is_some() };
-        let removed = files.checkpoints.remove(name).is_some();
+        let removed = files.checkpoints.remove(name).is_some() | files.lost_checkpoints.remove(name);
         if removed {
             files.garbage.extend(file_names(name));
             files.listing_changed = true;
@@ -236,6 +237,12 @@ impl Files {
             let object = format!("checkpoint {}", name.as_deref().unwrap_or(stem));
             findings.push(Finding::new(severity, object, format!("{stem}.{index}"), reason, remedy));
             self.listing_changed = true;
+        }
+        if let (false, Some(known)) = (saved, known)
+            && pair.iter().any(|read| !matches!(read, Some(Ok(_))))
+        {
+            self.lost_checkpoints.insert(known.clone());
+            return;
         }
         let (Some(name), Some(best)) = (name, best) else { return };
         let current = pair

@@ -1,7 +1,7 @@
 //! The files of a stream as the store writes and reads them: the open segment with its buffer, a window on a closed
 //! one, the mark. It knows offsets, not messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -78,6 +78,9 @@ pub(super) struct Files {
     /// Files that may go once the manifest does not name them.
     pub(super) garbage: Vec<String>,
     pub(super) checkpoints: BTreeMap<String, Slots>,
+    /// Names of checkpoints of which nothing can be read. The manifest goes on naming them, so that they stay damage
+    /// until they are saved or removed, or somebody asks for a repair.
+    pub(super) lost_checkpoints: BTreeSet<String>,
     pub(super) in_flight: Option<InFlight>,
     /// Whether the directory is this store's, for syncs that are under way.
     pub(super) tenancy: Arc<Tenancy>,
@@ -179,6 +182,7 @@ impl Files {
             listing_changed: false,
             garbage: Vec::new(),
             checkpoints: BTreeMap::new(),
+            lost_checkpoints: BTreeSet::new(),
             in_flight: None,
             tenancy: Arc::default(),
             tickets: 0,

@@ -368,7 +368,11 @@ impl Store {
             "look at the disk; the store goes on in a new file",
         );
         // A disk that fails again and again is one finding.
-        if !self.findings.iter().any(|known| known.severity == finding.severity && known.reason == finding.reason) {
+        if !self
+            .findings
+            .iter()
+            .any(|known| known.severity == finding.severity && known.reason == finding.reason)
+        {
             self.findings.push(finding);
         }
         // When this fails too, the next call that writes tries again.
@@ -438,7 +442,7 @@ impl Store {
             first_seq: self.first_seq,
             last_seq: self.last_seq,
             segments: listed.collect(),
-            checkpoints: files.checkpoints.keys().cloned().collect(),
+            checkpoints: files.checkpoints.keys().chain(&files.lost_checkpoints).cloned().collect(),
         }
     }
 
