@@ -112,7 +112,9 @@ fn tell_lost(transaction: &Transaction<'_>, next: &AuditFact, lost: u64) -> Resu
         kind: "audit.lost".into(),
         agent_id: None,
         by: Some("daemon".into()),
-        text: format!("{lost} things happened that no entry tells: too many waited to be stored"),
+        text: format!(
+            "{lost} things happened that no entry tells: too many waited to be stored, or waited when a new chain began"
+        ),
         details,
     })
 }
