@@ -1,5 +1,7 @@
 //! Carrying out `$JS.API.STREAM.SNAPSHOT` and `.RESTORE`, and giving the transfers their turns.
 
+use std::collections::VecDeque;
+
 use ostler_broker_proto::subject::{self, Filter};
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +11,7 @@ use crate::backup::{Failure, Pace, Progress, Restore, Snapshot, TRANSFERS_MAX, T
 use crate::bus::{Bus, Incoming, publish};
 use crate::handle::Asked;
 use crate::jetstream::{JetStream, RouteChange};
-use crate::stream::{Storage, StreamConfig};
+use crate::stream::StreamConfig;
 use crate::time::Time;
 
 const SNAPSHOT: &str = "stream_snapshot_response";
@@ -210,14 +212,7 @@ impl JetStream {
         if self.backups.restores.len() >= TRANSFERS_MAX {
             return Err(ApiError::restore_failed("too many at a time; try again when one is complete"));
         }
-        let used = self.account_info();
-        let used = match config.storage {
-            Storage::File => used.storage,
-            Storage::Memory => used.memory,
-        };
-        let max = self.allowed().bytes_max(config.storage).and_then(|max| u64::try_from(max).ok());
-        let room = max.map(|max| max.saturating_sub(used));
-        Ok(Restore::new(config, room, &self.context.id(22), asked.now))
+        Ok(Restore::new(config, &self.context.id(22), asked.now))
     }
 
     /// Takes a message on `$JS.SNAPSHOT.>`; false when it is for no transfer.
@@ -272,8 +267,14 @@ impl JetStream {
         if self.backups.restores.is_empty() {
             return;
         }
-        for mut restore in std::mem::take(&mut self.backups.restores) {
-            match restore.turn(now, bus, &self.context) {
+        let mut waiting = VecDeque::from(std::mem::take(&mut self.backups.restores));
+        while let Some(mut restore) = waiting.pop_front() {
+            let storage = restore.config().storage;
+            let same = waiting.iter().filter(|other| other.config().storage == storage);
+            let others = same.map(Restore::bytes).fold(self.bytes_held(storage), u64::saturating_add);
+            let max = self.allowed().bytes_max(storage).and_then(|max| u64::try_from(max).ok());
+            let room = max.map(|max| max.saturating_sub(others));
+            match restore.turn(room, now, bus, &self.context) {
                 Taken::Waits | Taken::More => {
                     self.backups.restores.push(restore);
                     continue;

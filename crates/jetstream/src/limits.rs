@@ -2,6 +2,7 @@
 //! still does. What one stream holds is limited by its configuration, not here.
 
 use crate::api::{AccountLimits, ApiError};
+use crate::backup::Restore;
 use crate::bus::Incoming;
 use crate::consumer::{AckPolicy, ConsumerConfig};
 use crate::jetstream::JetStream;
@@ -174,8 +175,7 @@ impl JetStream {
             Storage::File => self.room.storage,
         };
         let left = known.unwrap_or_else(|| {
-            let same = self.streams.iter().flatten().filter(|stream| stream.config.storage == storage);
-            let used: u64 = same.map(|stream| stream.store.bytes()).sum();
+            let used = self.bytes_held(storage);
             max.saturating_sub(i64::try_from(used).unwrap_or(i64::MAX))
         });
         let size = message.subject.len() + message.headers.len() + message.payload.len();
@@ -193,6 +193,14 @@ impl JetStream {
             }
             false => Err(ApiError::insufficient_resources()),
         }
+    }
+
+    /// What all streams hold, and those that are being restored.
+    pub(crate) fn bytes_held(&self, storage: Storage) -> u64 {
+        let streams = self.streams.iter().flatten().filter(|stream| stream.config.storage == storage);
+        let restores = self.backups.restores.iter().filter(|restore| restore.config().storage == storage);
+        let bytes = streams.map(|stream| stream.store.bytes()).chain(restores.map(Restore::bytes));
+        bytes.fold(0, u64::saturating_add)
     }
 
     /// Messages may have gone: what is left is counted anew.

@@ -16,7 +16,7 @@ use crate::api::ApiError;
 use crate::bus::{Bus, Incoming, publish};
 use crate::consumer::Consumer;
 use crate::options::Context;
-use crate::stream::{Stream, StreamConfig};
+use crate::stream::{Storage, Stream, StreamConfig};
 use crate::time::SECOND;
 
 /// How long nothing may come.
@@ -56,7 +56,7 @@ pub(crate) struct Restore {
     /// Bytes that came.
     pub(crate) received: u64,
     config: StreamConfig,
-    /// What all streams may still use.
+    /// What it may hold: what all streams may use, without the others and what is being restored beside it.
     room: Option<u64>,
     /// Where the chunks go.
     subject: String,
@@ -77,13 +77,13 @@ pub(crate) struct Restore {
 
 impl Restore {
     /// Waits for the chunks of a backup. The configuration is complete.
-    pub(crate) fn new(config: StreamConfig, room: Option<u64>, id: &str, now: i64) -> Self {
+    pub(crate) fn new(config: StreamConfig, id: &str, now: i64) -> Self {
         Self {
             started: now,
             received: 0,
             subject: format!("$JS.SNAPSHOT.RESTORE.{}.{id}", config.name),
             config,
-            room,
+            room: None,
             heard_at: now,
             unpacker: frames::Unpacker::default(),
             plain: Vec::new(),
@@ -111,6 +111,11 @@ impl Restore {
     /// Where its chunks go.
     pub(crate) fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Bytes of the messages that were taken in.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |stream| stream.store.bytes())
     }
 
     /// Messages that were taken in.
@@ -144,9 +149,16 @@ impl Restore {
         self.replies.push_back(message.reply.to_vec());
     }
 
-    /// Takes in as much as a turn may.
-    pub(crate) fn turn(&mut self, now: i64, bus: &mut impl Bus, context: &Context) -> Taken {
+    /// Takes in as much as a turn may, and holds no more than there is room for.
+    pub(crate) fn turn(
+        &mut self,
+        room: Option<u64>,
+        now: i64,
+        bus: &mut impl Bus,
+        context: &Context,
+    ) -> Taken {
         self.can_go_on = false;
+        self.room = room;
         if self.broken || (now - self.heard_at >= IDLE && self.end.is_none()) {
             self.drop_stream(context);
             return Taken::Abandoned;
@@ -228,6 +240,14 @@ impl Restore {
         written.map_err(|refusal| ApiError::restore_failed(refusal.description))
     }
 
+    fn check_room(&self, bytes: u64) -> Result<(), ApiError> {
+        match self.config.storage {
+            _ if self.room.is_none_or(|room| bytes <= room) => Ok(()),
+            Storage::File => Err(ApiError::insufficient_storage()),
+            Storage::Memory => Err(ApiError::insufficient_memory()),
+        }
+    }
+
     /// Takes the next entry; false when it is not complete yet.
     fn take_entry(&mut self, now: i64, context: &Context) -> Result<bool, ApiError> {
         let bytes = &self.plain[self.read..];
@@ -248,14 +268,8 @@ impl Restore {
         self.stage = match std::mem::replace(&mut self.stage, Stage::Complete) {
             Stage::State => {
                 self.extent = read_extent(&entry)?;
-                let room = self.room.is_none_or(|room| self.extent.bytes <= room);
-                if !room {
-                    let refusal = match self.config.storage {
-                        crate::stream::Storage::File => ApiError::insufficient_storage(),
-                        crate::stream::Storage::Memory => ApiError::insufficient_memory(),
-                    };
-                    return Err(ApiError::restore_failed(refusal.description));
-                }
+                // What the client says may be wrong: what comes is counted too.
+                self.check_room(self.extent.bytes)?;
                 let stream = Stream::begin_restore(self.config.clone(), self.extent.first_seq, now, context)
                     .map_err(|refusal| ApiError::restore_failed(refusal.description))?;
                 self.stream = Some(Box::new(stream));
@@ -286,6 +300,7 @@ impl Restore {
                 stream.restore_message(entry.seq, &message, now).map_err(|refusal| {
                     ApiError::restore_failed(format!("message {}: {}", entry.seq, refusal.description))
                 })?;
+                self.check_room(self.bytes())?;
                 Stage::Messages
             }
             Stage::Magic | Stage::Complete | Stage::Failed(_) => return Err(invalid()),

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use ostler_broker_store::disk::SimulatedDisk;
 use serde_json::{Value, json};
 
+use super::archive::{Entry, MAGIC};
+use super::{STATE, frames};
 use crate::bus::{Bus, Incoming};
 use crate::jetstream::{JetStream, RouteChange};
 use crate::options::Options;
@@ -45,6 +47,15 @@ impl Peer {
         let dir = tempfile::tempdir().unwrap();
         let jetstream = Some(JetStream::open(Options::new(dir.path()), NOW).unwrap().0);
         Self { jetstream, wire: Wire::default(), now: NOW, dir }
+    }
+
+    /// Where all streams in memory together may have so many bytes.
+    fn with_memory(bytes: i64) -> Self {
+        let mut peer = Self::new();
+        let mut options = Options::new(peer.dir.path());
+        options.server.memory_bytes_max = Some(bytes);
+        peer.jetstream = Some(JetStream::open(options, NOW).unwrap().0);
+        peer
     }
 
     fn on(disk: &SimulatedDisk) -> Self {
@@ -310,6 +321,53 @@ fn a_full_disk_fails_the_restore_and_frees_what_it_took() {
     );
     disk.set_space(None);
     assert!(peer.restore("ORDERS", &config, FOREIGN, 1000)["error"].is_null());
+}
+
+/// So many messages of a kilobyte, in a backup that says of itself that it has ten bytes.
+fn understated(messages: u64) -> Vec<u8> {
+    let payload = vec![b'x'; 1000];
+    let entry = |name, seq, payload| Entry { name, time: NOW, seq, headers: b"", payload };
+    let state = json!({"messages": 1, "bytes": 10, "first_seq": 1, "last_seq": messages}).to_string();
+    let mut plain = MAGIC.to_vec();
+    entry(STATE.as_bytes(), 0, state.as_bytes()).put(&mut plain);
+    for seq in 1..=messages {
+        entry(b"s.x", seq, &*payload).put(&mut plain);
+    }
+    Entry::default().put(&mut plain);
+    let mut packed = Vec::new();
+    frames::begin(&mut packed);
+    plain.chunks(60_000).for_each(|block| frames::put(&mut packed, block));
+    packed
+}
+
+#[test]
+fn a_restore_holds_no_more_than_there_is_room_for_whatever_it_says() {
+    let mut peer = Peer::with_memory(150_000);
+    let config = |name| json!({"config": {"name": name, "subjects": [name], "storage": "memory"}});
+    let answer = peer.restore("A", &config("A"), &understated(200), 1000);
+    assert_eq!(answer["error"]["err_code"], 10028, "{answer}");
+    // Two at a time share it, and what is published has the rest.
+    let (a, b) = (peer.api("STREAM.RESTORE.A", &config("A")), peer.api("STREAM.RESTORE.B", &config("B")));
+    let to = |begun: &Value| begun["deliver_subject"].as_str().unwrap().to_owned();
+    for (begun, messages) in [(&a, 90), (&b, 90)] {
+        peer.send(&to(begun), "_C", &understated(messages));
+        peer.turn(0);
+    }
+    peer.api("STREAM.CREATE.P", &json!({"name": "P", "subjects": ["p"], "storage": "memory"}));
+    let large = "x".repeat(70_000);
+    assert_eq!(peer.ask("p", &large)["error"]["err_code"], 10023);
+    assert_eq!(peer.ask(&to(&b), "")["error"]["err_code"], 10028);
+    assert_eq!(peer.ask(&to(&a), "")["state"]["messages"], 90);
+}
+
+#[test]
+fn a_restore_keeps_to_the_limits_of_its_stream_as_it_goes() {
+    let mut peer = Peer::with_memory(50_000);
+    let config =
+        json!({"config": {"name": "A", "subjects": ["s.>"], "storage": "memory", "max_bytes": 20_000}});
+    let answer = peer.restore("A", &config, &understated(200), 1000);
+    assert_eq!((&answer["state"]["last_seq"], &answer["error"]), (&json!(200), &Value::Null), "{answer}");
+    assert!(answer["state"]["bytes"].as_u64().is_some_and(|bytes| bytes <= 20_000), "{answer}");
 }
 
 #[test]

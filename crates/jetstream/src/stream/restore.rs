@@ -13,7 +13,7 @@ use crate::options::Context;
 
 /// A file in the directory of a stream that was begun from a backup. As long as the stream's configuration is not saved,
 /// which is the last thing a restore does, the stream is not complete.
-const MARKER: &str = "restoring";
+pub(super) const MARKER: &str = "restoring";
 
 /// Whether what is in a directory without a configuration is the beginning of a restore.
 pub(super) fn is_restoring(dir: &Path, context: &Context) -> bool {
@@ -62,12 +62,15 @@ impl Stream {
             Some(Ttl::After(nanos)) => Some(message.time_ns.saturating_add(nanos)),
             _ => None,
         };
-        let done = if expires_ns.is_some_and(|at| at <= now) {
-            self.store.skip(seq)
-        } else {
-            self.store.append_at(seq, &NewMessage { expires_ns, ..*message }).map(|_| ())
-        };
-        done.map_err(|error| disk_refusal(&error))
+        if expires_ns.is_some_and(|at| at <= now) {
+            return self.store.skip(seq).map_err(|error| disk_refusal(&error));
+        }
+        let appended = self.store.append_at(seq, &NewMessage { expires_ns, ..*message });
+        appended.map_err(|error| disk_refusal(&error))?;
+        // A backup may hold more than the stream may.
+        self.enforce_subject(message.subject);
+        self.enforce_totals();
+        Ok(())
     }
 
     /// Writes out what came, so that memory stays bounded.
