@@ -5,10 +5,12 @@
 //!
 //! * [`unit`]: what the process does, line by line, and what the adapter makes of it;
 //! * [`request`]: what is asked over the bus, and the answers;
+//! * [`pace`]: how often the agent may order something of itself;
 //! * [`announced`]: which states the bus has taken, and what is told again;
 //! * here: the state, its publication, and time.
 
 mod announced;
+mod pace;
 mod request;
 mod unit;
 
@@ -30,6 +32,7 @@ use serde::Serialize;
 
 use crate::control::Topic;
 use crate::core::announced::Announced;
+use crate::core::pace::Pace;
 use crate::outbox::Outbox;
 use crate::output::Frame;
 use crate::status::{View, activity_text};
@@ -202,6 +205,8 @@ pub(crate) struct Core {
     keep_desired: bool,
     guard_lost: bool,
     heartbeat_at: Instant,
+    /// Of the agent's orders to itself.
+    pace: Pace,
 }
 
 /// Whose write is under way.
@@ -247,6 +252,7 @@ impl Core {
             keep_desired: false,
             guard_lost: false,
             heartbeat_at: now.mono + Duration::from_millis(spec.heartbeat_ms.max(1)),
+            pace: Pace::new(now.mono),
             spec,
             adapter,
         }

@@ -6,6 +6,7 @@ use ostler_wire::{
     StopRequest, Subject,
 };
 
+use super::pace::Admission;
 use super::{Ask, Asked, Core, Effect, Now, Writing, publish, refused, reply_json};
 use crate::control::{Demand, Topic, input_refused, read, unit_refused};
 use crate::turns::{ANSWER_WITHIN, Asker, Body, Full, Input, Place, WAITING_MAX};
@@ -31,9 +32,30 @@ impl Core {
             return;
         }
         match read(topic, self.spec.spawn.kind, payload) {
+            Ok(Demand::Pause | Demand::Resume | Demand::Restart { .. })
+                if !self.is_of_others(reply.as_deref())
+                    && !self.keeps_pace(topic, reply.as_ref(), now, fx) => {}
             Ok(demand) => self.demanded(demand, reply, fresh_id, now, fx),
             Err(refusal) => self.refuse(reply, refusal, now, fx),
         }
+    }
+
+    /// Whether somebody else than the agent asks, as far as it cannot choose that: on the daemon's own bus its requests
+    /// can only name an inbox of its own.
+    fn is_of_others(&self, reply: Option<&str>) -> bool {
+        let own = format!("{}.", Subject::agent_inbox(&self.spec.agent_id));
+        reply.is_some_and(|reply| reply.starts_with("_INBOX.") && !reply.starts_with(&own))
+    }
+
+    /// Whether the agent may order one more thing of itself; refuses it when not.
+    fn keeps_pace(&mut self, topic: Topic, reply: Option<&String>, now: Now, fx: &mut Vec<Effect>) -> bool {
+        let admission = self.pace.admits(now.mono);
+        if admission != Admission::Admitted && (reply.is_some() || admission == Admission::RefusedFirst) {
+            let message = format!("{} orders {} of itself too often", self.spec.agent_id, topic.as_str());
+            let refusal = ErrorReply::new(ErrorCode::QueueFull, message).hint("try again in a moment");
+            self.refuse(reply.cloned(), refusal, now, fx);
+        }
+        admission == Admission::Admitted
     }
 
     fn demanded(

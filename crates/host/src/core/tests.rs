@@ -411,3 +411,30 @@ fn heartbeats_come_at_their_interval_and_name_what_is_done() {
     run.apply(Event::Disconnected);
     assert_eq!(run.core.heartbeat(ProcessFacts::default(), run.now), None);
 }
+
+#[test]
+fn an_agent_orders_little_of_itself_and_others_are_heard_meanwhile() {
+    let mut run = Run::active(None);
+    run.apply(run_state(AgentState::Active, 1));
+    let order = |run: &mut Run, topic, reply: Option<&str>| {
+        run.apply(Event::Request {
+            topic,
+            reply: reply.map(str::to_owned),
+            payload: Bytes::new(),
+            fresh_id: "fresh".into(),
+        })
+    };
+    let before = run.messages.len();
+    let carried_out: usize = (0..1000)
+        .map(|n| asks(&order(&mut run, if n % 2 == 0 { Topic::Pause } else { Topic::Resume }, None)).len())
+        .sum();
+    assert!((1..50).contains(&carried_out), "{carried_out}");
+    assert_eq!(run.messages.len() - before, 1, "one notice tells what is refused");
+    let refusal: ErrorReply = reply(&order(&mut run, Topic::Pause, Some("_INBOX.a.1"))).unwrap();
+    assert_eq!(refusal.error.code, ErrorCode::QueueFull);
+
+    assert_eq!(asks(&order(&mut run, Topic::Pause, Some("_INBOX.x.1"))), [Ask::Pause]);
+    assert_eq!(asks(&order(&mut run, Topic::Stop, None)), [Ask::Stop], "an end is never held back");
+    run.now.mono += Duration::from_secs(1);
+    assert_eq!(asks(&order(&mut run, Topic::Resume, None)), [Ask::Resume]);
+}
