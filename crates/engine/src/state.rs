@@ -10,7 +10,7 @@ use ostler_wire::{
 };
 
 use crate::agent::{Agent, Phase, Run};
-use crate::audit::Told;
+use crate::audit::{self, Told};
 use crate::control::down::Down;
 use crate::neighbours::Neighbours;
 use crate::outcome::{Effect, Outcome};
@@ -149,8 +149,10 @@ impl State {
             details,
         };
         out.writes.push(Write::AppendEvent(event.clone()));
-        let (text, details, by) = (event.text.clone(), event.details.clone(), Some("daemon".to_owned()));
-        self.tell(out, now, Told { kind, agent, by, text, details });
+        if audit::tells(self, kind, agent, now) {
+            let (text, details, by) = (event.text.clone(), event.details.clone(), Some("daemon".to_owned()));
+            self.tell(out, now, Told { kind, agent, by, text, details });
+        }
         // Trimming in steps keeps the cost of one delete away from most events.
         if seq > self.policy.events_max && seq.is_multiple_of(1000) {
             out.writes.push(Write::TrimEvents { up_to: seq - self.policy.events_max });

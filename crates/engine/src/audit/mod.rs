@@ -30,7 +30,7 @@ pub(crate) use courier::{Courier, News, Route};
 pub(crate) use pace::Pace;
 use pace::Source;
 
-use crate::agent::Afterwards;
+use crate::agent::{Afterwards, Agent};
 use crate::outcome::Outcome;
 use crate::state::State;
 
@@ -99,6 +99,16 @@ fn admits(state: &mut State, id: &AgentId, source: Source, now: Timestamp) -> bo
     state.agents.get_mut(id).is_none_or(|agent| agent.pace.admits(source, now))
 }
 
+/// Whether an event is told by the audit too. Not all launches and states of an agent that changes them without end, but
+/// every end: of these there are no more than processes can do.
+pub(crate) fn tells(state: &mut State, kind: &str, agent: Option<&AgentId>, now: Timestamp) -> bool {
+    let is_passing = |id| state.agents.get(id).is_some_and(|agent| agent.state().is_live());
+    match agent.filter(|id| matches!(kind, "agent.state" | "agent.launched") && is_passing(*id)) {
+        Some(id) => admits(state, id, Source::States, now),
+        None => true,
+    }
+}
+
 /// Tells what was left out of floods that are over.
 pub(crate) fn tick(state: &mut State, out: &mut Outcome, now: Timestamp) {
     let floods = state.agents.iter_mut().map(|(id, agent)| (id.clone(), agent.pace.take_left_out(now)));
@@ -129,6 +139,8 @@ fn tell_floods(
         let text = format!("{id}: {left_out} more in a minute are not told one by one");
         let mut details = JsonMap::new();
         details.insert("left_out".into(), left_out.into());
+        // The last of its states may be among what is left out.
+        details.insert("state".into(), json!(state.agents.get(&id).map(Agent::state)));
         let by = Some("daemon".to_owned());
         state.tell(out, now, Told { kind: "audit.flood", agent: Some(&id), by, text, details });
     }

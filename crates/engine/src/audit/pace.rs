@@ -3,8 +3,8 @@
 
 use ostler_wire::Timestamp;
 
-/// Entries about one agent of one [`Source`] in a minute. What is recorded as an event does not count: it is bounded by
-/// what processes can do.
+/// Entries about one agent of one [`Source`] in a minute. Of what is recorded as an event only launches and states of a
+/// live agent count: ends and alerts are bounded by what processes can do.
 const MINUTE_MAX: u32 = 600;
 const MINUTE_MS: i64 = 60_000;
 
@@ -20,11 +20,13 @@ pub(super) enum Source {
     Hooks,
     /// What its CLI tells.
     Tools,
+    /// Its launches and the states it goes through.
+    States,
 }
 
 /// The pace of one agent.
 #[derive(Debug, Default)]
-pub(crate) struct Pace([Minute; 4]);
+pub(crate) struct Pace([Minute; 5]);
 
 /// What came from one source.
 #[derive(Debug, Default)]

@@ -172,3 +172,22 @@ fn an_agent_drives_nothing_out_of_the_audit_that_others_ask_of_it() {
     let flood = told(&out).into_iter().find(|fact| fact.kind == "audit.flood").expect("told before the end");
     assert_eq!(flood.details["left_out"], 200);
 }
+
+#[test]
+fn an_agent_that_changes_its_state_without_end_does_not_fill_the_audit() {
+    let mut world = running();
+    let states = [AgentState::Paused, AgentState::Active];
+    let all = (2..1002).map(|revision| world.status("a", states[revision as usize % 2], revision));
+    let told: usize = all.map(|out| kinds(&out).len()).sum();
+    assert!((500..=600).contains(&told), "{told}");
+    let out = world.status("a", AgentState::Terminated, 1002);
+    assert_eq!(kinds(&out), ["agent.state"], "an end is told in any case");
+    let out = world.tick(60_000);
+    let flood = told_flood(&out).expect("the rest by its number");
+    assert_eq!(flood.details["left_out"], 1000 - told);
+    assert_eq!(flood.details["state"], "terminated");
+}
+
+fn told_flood(out: &Outcome) -> Option<&AuditFact> {
+    told(out).into_iter().find(|fact| fact.kind == "audit.flood")
+}
