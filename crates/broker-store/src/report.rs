@@ -86,6 +86,8 @@ pub struct Report {
     pub lost: u64,
     /// Segment files that were read.
     pub segments: usize,
+    /// The names under which something is saved and can be read.
+    pub checkpoints: Vec<String>,
     /// Everything that was found, in the order it was found.
     pub findings: Vec<Finding>,
     /// Whether something was changed on disk.

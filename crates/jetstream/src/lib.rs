@@ -127,5 +127,6 @@ pub use report::Totals;
 pub use stream::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, External, PersistMode, Republish, Retention,
     Storage, StreamConfig, StreamConsumerSource, StreamSource, SubjectTransform,
+    check, repair,
 };
 pub use time::{Time, parse_duration, write_duration};

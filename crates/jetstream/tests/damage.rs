@@ -6,10 +6,11 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ostler_broker_store::Severity;
 use ostler_broker_store::disk::{Crash, SimulatedDisk};
-use ostler_jetstream::Durability;
+use ostler_jetstream::{Durability, check, repair};
 use serde_json::{Value, json};
 use support::{House, Known, SECOND};
 
@@ -197,4 +198,62 @@ fn a_stream_under_another_name_is_not_served() {
     let copy = house.recovered.iter().find(|found| found.stream == "COPY").expect("it is mentioned");
     assert!(!copy.served, "{copy:?}");
     assert!(look(&mut house, "LOG").is_some() && look(&mut house, "COPY").is_none());
+}
+
+fn without_configuration() -> (SimulatedDisk, i64) {
+    let (disk, now) = build(Durability::Group, true);
+    for copy in ["cp-stream.0", "cp-stream.1"] {
+        let path = Path::new("store/streams/LOG").join(copy);
+        let mut content = disk.files().remove(&path).expect("there are two");
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        disk.put(&path, Some(content));
+    }
+    (disk, now)
+}
+
+#[test]
+fn a_stream_whose_configuration_is_lost_is_served_and_takes_a_new_one() {
+    let dir = Path::new("store/streams/LOG");
+    for repaired in [false, true] {
+        let (disk, now) = without_configuration();
+        let on = |disk: &SimulatedDisk| Arc::new(disk.clone());
+        if repaired {
+            let report = repair(on(&disk), dir).expect("the disk works");
+            assert_eq!(report.severity(), Some(Severity::Damage), "{report}");
+            assert_eq!(check(on(&disk), dir).expect("the disk works").severity(), None);
+        }
+        for _ in 0..2 {
+            let mut house = House::open(&disk, Durability::Group, now).expect("the disk works");
+            let found = house.recovered.iter().find(|found| found.stream == "LOG").expect("it is mentioned");
+            assert!(found.served, "{found:?}");
+            assert_eq!(found.findings.is_empty(), repaired, "{found:?}");
+            let shown = look(&mut house, "LOG").expect("it is served");
+            assert_eq!((shown.messages.len(), shown.last_seq, shown.consumers.len()), (11, 12, 1));
+            // Nothing is guessed: others may have its subjects.
+            assert_eq!(shown.config.get("subjects"), None, "{shown:?}");
+            house.close();
+            if !repaired {
+                let report = check(on(&disk), dir).expect("the disk works");
+                assert!(report.to_string().contains("give it its configuration with an update"), "{report}");
+            }
+        }
+        let mut house = House::open(&disk, Durability::Group, now).expect("the disk works");
+        let answer = house.api("STREAM.UPDATE.LOG", r#"{"name":"LOG","subjects":["LOG.>"]}"#);
+        assert_eq!(answer.get("error"), None, "{answer}");
+        assert_eq!(house.ask("LOG.1", "", "more").len(), 1);
+        house.close();
+        assert_eq!(check(on(&disk), dir).expect("the disk works").severity(), None);
+    }
+}
+
+#[test]
+fn a_consumer_that_is_lost_is_called_by_its_name() {
+    let (disk, _) = build(Durability::Group, true);
+    for copy in ["cp-c%2ec.0", "cp-c%2ec.1", "cp-s%2ec.0", "cp-s%2ec.1"] {
+        disk.put(&Path::new("store/streams/LOG").join(copy), None);
+    }
+    let report = repair(Arc::new(disk), Path::new("store/streams/LOG")).expect("the disk works").to_string();
+    assert!(report.contains("consumer c (cp-c%2ec.0): it is missing; the consumer is gone"), "{report}");
+    assert!(report.contains("state of consumer c") && report.contains("delivered again"), "{report}");
 }

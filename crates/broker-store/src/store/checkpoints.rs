@@ -231,7 +231,7 @@ impl Files {
             };
             let (severity, remedy) = match (saved, known) {
                 (true, _) => (Severity::Warning, "the other copy is used, which may be the one before"),
-                (false, Some(_)) => (Severity::Damage, "save it again"),
+                (false, Some(_)) => (Severity::Damage, "it is as if it had never been saved"),
                 (false, None) => (Severity::Info, "it was never durable; nothing needs to be done"),
             };
             let object = format!("checkpoint {}", name.as_deref().unwrap_or(stem));

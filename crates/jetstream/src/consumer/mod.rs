@@ -28,7 +28,7 @@ pub use priority::{PriorityGroupState, PriorityPolicy};
 pub(crate) use ack::{AckKind, AckSubject};
 pub(crate) use deliver::Ground;
 pub(crate) use priority::UnpinReason;
-pub(crate) use state::CONSUMER_PREFIX;
+pub(crate) use state::{CONSUMER_PREFIX, STATE_PREFIX};
 
 use crate::api::{ApiError, SequenceInfo};
 use crate::bus::Bus;

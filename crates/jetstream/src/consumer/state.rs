@@ -13,7 +13,8 @@ use crate::time::{MILLISECOND, Time};
 
 /// Checkpoints of configurations begin with this, followed by the name.
 pub(crate) const CONSUMER_PREFIX: &str = "c.";
-const STATE_PREFIX: &str = "s.";
+/// Checkpoints of where they stand begin with this.
+pub(crate) const STATE_PREFIX: &str = "s.";
 const VERSION: u16 = 1;
 /// How long a change may wait to be saved when nobody waits for it: it is delivered again after a crash.
 pub(crate) const SAVE_INTERVAL: i64 = 250 * MILLISECOND;

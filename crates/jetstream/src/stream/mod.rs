@@ -16,6 +16,7 @@ mod intake;
 mod publish;
 mod read;
 mod restore;
+mod salvage;
 mod schedule;
 mod source;
 mod takers;
@@ -41,6 +42,7 @@ pub(crate) use config::{
 pub(crate) use chores::{Outcome, Progress, Request, STEPS_PER_TICK};
 pub(crate) use feed::{Feed, identity as feed_identity};
 pub(crate) use intake::Taken;
+pub use salvage::{check, repair};
 pub(crate) use source::FeedKind;
 pub use source::{External, StreamConsumerSource, StreamSource};
 pub(crate) use takers::Taker;
@@ -205,15 +207,27 @@ impl Stream {
             dir,
             ostler_broker_store::Options { create: false, ..Default::default() },
         )?;
-        let findings = store.findings().to_vec();
+        let mut findings = store.findings().to_vec();
+        findings.iter_mut().for_each(salvage::explain);
         let meta = store.checkpoint(META).and_then(|(_, meta)| serde_json::from_slice::<Meta>(meta).ok());
-        let Some(meta) = meta else {
+        let meta = if let Some(meta) = meta {
+            meta
+        } else {
             // Nothing was saved and nothing is missing: the server ended while it was being created.
             let unfinished = store.checkpoint(META).is_none_or(|(_, meta)| meta.is_empty())
                 && store.msgs() == 0
                 && findings.iter().all(|finding| finding.severity < Severity::Damage);
             let unfinished = unfinished || is_restoring(dir, context);
-            return Ok(Opened { stream: None, findings, unfinished });
+            // One that is there and not understood is somebody else's affair.
+            let is_lost = !unfinished && store.checkpoint(META).is_none();
+            match is_lost.then(|| salvage::salvage(dir, &mut store, now)).flatten() {
+                Some(meta) if findings.iter().any(Finding::is_damage) => meta,
+                Some(meta) => {
+                    findings.push(salvage::not_there());
+                    meta
+                }
+                None => return Ok(Opened { stream: None, findings, unfinished }),
+            }
         };
         let durability = meta.config.durability(context.durability).unwrap_or(Durability::Group);
         store.set_durability(durability);

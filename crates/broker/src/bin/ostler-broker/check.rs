@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use ostler_broker_store::disk::{Disk, RealDisk};
-use ostler_broker_store::{DirLock, Error, Report, Severity, check, repair};
+use ostler_broker_store::{DirLock, Error, Report, Severity};
+use ostler_jetstream::{check, repair};
 
 use crate::jetstream::OURS;
 use crate::run::complain;
