@@ -404,3 +404,25 @@ fn a_mirror_that_becomes_a_stream_keeps_what_it_has_of_a_batch() {
         assert_eq!(last(&mut rig), Some(1));
     }
 }
+
+#[test]
+fn what_was_taken_and_is_done_with_is_not_taken_again_after_a_crash() {
+    let mut rig = Rig::new();
+    rig.api("STREAM.CREATE.O", r#"{"name":"O","subjects":["o.>"]}"#);
+    rig.api("STREAM.CREATE.W", r#"{"name":"W","sources":[{"name":"O"}],"retention":"workqueue"}"#);
+    let consumer = r#"{"stream_name":"W","config":{"durable_name":"c","ack_policy":"explicit"}}"#;
+    rig.api("CONSUMER.CREATE.W.c", consumer);
+    for number in 1..=3 {
+        rig.ask("o.a", "job");
+        rig.settle();
+        let jobs = rig.ask("$JS.API.CONSUMER.MSG.NEXT.W.c", r#"{"batch":1,"no_wait":true}"#);
+        let job =
+            jobs.iter().find(|sent| sent.subject == "o.a").unwrap_or_else(|| panic!("{number}: {jobs:?}"));
+        rig.ask(&job.reply.clone(), "+ACK");
+    }
+    rig.restart();
+    rig.settle();
+    rig.pass_through(SECOND);
+    let state = &rig.api("STREAM.INFO.W", "")["state"];
+    assert_eq!((&state["messages"], &state["last_seq"]), (&0.into(), &3.into()));
+}

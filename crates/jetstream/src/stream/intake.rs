@@ -27,6 +27,20 @@ const NOT_TAKEN: [&str; 3] = [LABEL, "Nats-Expected-", "Nats-Batch-"];
 struct Saved {
     last_seq: u64,
     feeds: Vec<(String, Position)>,
+    /// How far it was when the log was last sure: a power cut may keep this and take messages that it tells of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sure: Option<Box<Self>>,
+}
+
+impl Saved {
+    /// What is true of a log that ends with a sequence.
+    fn true_at(self, last_seq: u64) -> Option<Self> {
+        let sure = self.sure.map(|sure| *sure);
+        if self.last_seq <= last_seq {
+            return Some(Self { sure: None, ..self });
+        }
+        sure.filter(|sure| sure.last_seq <= last_seq)
+    }
 }
 
 /// What became of a message of another stream.
@@ -66,12 +80,11 @@ impl Stream {
         if feeds.is_empty() {
             return;
         }
-        let saved = self.store.checkpoint(CHECKPOINT).and_then(|(_, saved)| {
-            let saved: Saved = serde_json::from_slice(saved).ok()?;
-            // It may tell of messages that a power cut took.
-            (saved.last_seq <= self.store.last_seq()).then_some(saved)
-        });
-        let is_outdated = saved.is_none() && self.store.checkpoint(CHECKPOINT).is_some();
+        let last_seq = self.store.last_seq();
+        let before = self.saved_feeds();
+        // It may tell of messages that a power cut took.
+        let is_outdated = before.as_ref().is_some_and(|saved| saved.last_seq > last_seq);
+        let saved = before.and_then(|saved| saved.true_at(last_seq));
         let saved = saved.unwrap_or_default();
         for feed in &mut feeds {
             let key = feed.key();
@@ -108,17 +121,32 @@ impl Stream {
         });
     }
 
+    fn saved_feeds(&self) -> Option<Saved> {
+        let (_, saved) = self.store.checkpoint(CHECKPOINT)?;
+        serde_json::from_slice(saved).ok()
+    }
+
+    /// Keeps how far sources were taken after every write, where what was taken may soon be gone.
+    pub(super) fn save_hasty_feeds(&mut self) {
+        let is_hasty = self.config.retention != Retention::Limits || self.config.allow_msg_ttl;
+        if is_hasty && self.store.is_file() {
+            self.save_feeds();
+        }
+    }
+
     /// Keeps how far sources were taken, for when the messages that say so are gone.
     pub(crate) fn save_feeds(&mut self) {
         if !self.feeds.iter().any(|feed| feed.kind == FeedKind::Source) {
             return;
         }
-        let feeds = self.feeds.iter().map(|feed| (feed.key(), feed.position.clone())).collect();
-        let saved = Saved { last_seq: self.store.last_seq(), feeds };
-        let Ok(bytes) = serde_json::to_vec(&saved) else { return };
-        if self.store.checkpoint(CHECKPOINT).is_some_and(|(_, before)| before == bytes) {
+        let feeds: Vec<_> = self.feeds.iter().map(|feed| (feed.key(), feed.position.clone())).collect();
+        let before = self.saved_feeds();
+        if before.as_ref().is_some_and(|before| before.feeds == feeds) {
             return;
         }
+        let sure = before.and_then(|before| before.true_at(self.last_sure())).map(Box::new);
+        let saved = Saved { last_seq: self.store.last_seq(), feeds, sure };
+        let Ok(bytes) = serde_json::to_vec(&saved) else { return };
         self.dirty = true;
         // What cannot be kept is read back from the messages, as far as they are there.
         let _ = self.store.save_checkpoint(CHECKPOINT, VERSION, &bytes);

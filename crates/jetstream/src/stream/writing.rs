@@ -45,6 +45,9 @@ impl Stream {
         let written = self.store.write_out();
         if written.is_ok() {
             self.done_unwritten.clear();
+            // Not before: after a crash the log has at least what this tells of.
+            self.save_hasty_feeds();
+            self.dirty = false;
         }
         // Who asked to be told that a state is saved is not told when it is not.
         match written.and_then(|()| self.save_consumers(now)) {
