@@ -8,7 +8,7 @@ use ostler_wire::{
 use crate::agent::{Agent, Phase};
 use crate::outcome::Outcome;
 use crate::state::{Moment, Origin, Policy, State};
-use crate::{Adoption, Node, facts};
+use crate::{Adoption, Node, audit, facts};
 
 /// What the database says.
 #[derive(Debug)]
@@ -56,6 +56,8 @@ pub(crate) fn reconcile(
         format!("ostler {version} started"),
         JsonMap::new(),
     );
+
+    audit::started(&state, &mut out, moment.now);
 
     for what in damaged {
         state.alert(&mut out, damage(what, moment.now));

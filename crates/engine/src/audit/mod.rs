@@ -10,6 +10,7 @@
 //! | every kind of event | it is recorded: states, launches, alerts, the daemon's start and end |
 //! | `tool.use` `tool.result` `approval.permission` | the agent's CLI tells it |
 //! | `hook.{event}` `approval.stop` | the agent's hooks and questions are heard |
+//! | `audit.off` | the daemon starts with the audit switched off: what follows is not told |
 //! | `audit.flood` | an agent did so much in a minute that the rest is told by its number only |
 //! | `audit.lost` | too much waited, and what happened meanwhile is told by its number only |
 
@@ -92,6 +93,25 @@ impl State {
             details: bounded(told.details),
         })));
     }
+}
+
+/// Tells that the audit is off, where it is: the entry waits for whoever switches it on again, so that the numbers
+/// without a gap do not say that nothing happened meanwhile.
+pub(crate) fn started(state: &State, out: &mut Outcome, now: Timestamp) {
+    if state.policy.audit {
+        return;
+    }
+    out.writes.push(Write::AppendAudit(Box::new(AuditFact {
+        node: state.policy.node.clone(),
+        timestamp: now,
+        kind: "audit.off".to_owned(),
+        agent_id: None,
+        by: Some("daemon".to_owned()),
+        text:
+            "the daemon started with the audit switched off: what follows is not told until it starts again"
+                .to_owned(),
+        details: JsonMap::new(),
+    })));
 }
 
 /// Whether the pace of an agent admits one more entry about its doing.

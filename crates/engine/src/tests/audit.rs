@@ -143,6 +143,17 @@ fn without_an_audit_nothing_is_told() {
 }
 
 #[test]
+fn that_the_audit_is_off_is_kept_for_who_switches_it_on() {
+    let mut out = Outcome::default();
+    let world = World::new();
+    crate::audit::started(&world.state, &mut out, world.now);
+    assert_eq!(kinds(&out), ["audit.off"]);
+    let mut out = Outcome::default();
+    crate::audit::started(&audited().state, &mut out, world.now);
+    assert!(kinds(&out).is_empty());
+}
+
+#[test]
 fn a_flood_is_told_by_its_number_and_drives_nothing_out() {
     let mut world = running();
     let flood: usize = (0..2000).map(|_| kinds(&world.control("a", AgentTopic::Pause)).len()).sum();
