@@ -103,8 +103,9 @@ impl Schedules {
 
     /// Takes note of what they made last, as far as that was stored: up to `kept`.
     fn resume(&mut self, runs: &BTreeMap<u64, Run>, kept: u64) {
-        let known = |(subject, entry): (&Box<[u8]>, &Entry)| Some((subject.clone(), *runs.get(&entry.seq)?));
-        let known: Vec<(Box<[u8]>, Run)> = self.by_subject.iter().filter_map(known).collect();
+        let all = self.by_subject.iter();
+        let known: Vec<(Box<[u8]>, Run)> =
+            all.filter_map(|(subject, entry)| Some((subject.clone(), *runs.get(&entry.seq)?))).collect();
         for (subject, run) in known {
             let run = if run.made <= kept { run } else { Run { made: 0, next: run.due, ..run } };
             let Some(entry) = self.by_subject.get_mut(&subject) else { continue };
