@@ -57,9 +57,9 @@ fn build(durability: Durability, closed: bool) -> (SimulatedDisk, i64) {
     house.settle();
     let now = house.now;
     if closed {
-        house.close()
+        house.close();
     } else {
-        drop(house)
+        drop(house);
     }
     (disk.after(Crash::KeepAll), now)
 }
