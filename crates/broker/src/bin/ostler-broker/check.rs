@@ -31,7 +31,8 @@ Usage: NAME check <dir> [--repair] [--json]
 
 Reads every byte of streams on disk and says what is damaged. No server may use them meanwhile.
 
-    <dir>       What was given to the server as -sd, or the directory of one stream
+    <dir>       What was given to the server as -sd, the state directory of a daemon that has its own bus, or the
+                directory of one stream
     --repair    Go on without what is damaged: it is lost then, and counts as deleted. Damaged files are kept beside
                 as *.damaged. Restore a backup instead where there is one.
     --json      One JSON object instead of text
@@ -156,9 +157,10 @@ fn locate(disk: &dyn Disk, dir: &Path) -> Result<Place, String> {
     }
     // The way from here up must have names.
     let dir = dir.canonicalize().map_err(|error| format!("cannot read {shown}: {error}"))?;
-    for store in [dir.join(OURS), dir.clone()] {
+    // What has a directory of that name may keep other things than streams, with a lock that is not the streams'.
+    for store in [dir.join(OURS), dir.join("streams"), dir.clone()] {
         let streams = store.join("streams");
-        if streams.is_dir() {
+        if streams.is_dir() && !is_stream(disk, &streams) {
             return Ok(Place { streams: streams_in(disk, &streams)?, guarded: Some(store) });
         }
     }
@@ -330,6 +332,30 @@ mod tests {
         }
         let one = Place { guarded: Some(store), streams: vec![streams[0].clone()] };
         assert_eq!(locate(&RealDisk, &streams[0]).unwrap(), one);
+    }
+
+    #[test]
+    fn the_state_of_a_daemon_is_left_alone_but_for_its_streams() {
+        let root = tempfile::tempdir().unwrap();
+        let state = root.path().canonicalize().unwrap();
+        let stream = state.join("streams/streams/AUDIT");
+        std::fs::create_dir_all(&stream).unwrap();
+        std::fs::write(stream.join("mark"), "").unwrap();
+        let place = Place { guarded: Some(state.join("streams")), streams: vec![stream] };
+        assert_eq!(locate(&RealDisk, &state).unwrap(), place);
+        assert_eq!(locate(&RealDisk, &state.join("streams")).unwrap(), place);
+    }
+
+    #[test]
+    fn a_stream_may_be_called_streams() {
+        let root = tempfile::tempdir().unwrap();
+        let store = root.path().canonicalize().unwrap();
+        let stream = store.join("streams/streams");
+        std::fs::create_dir_all(&stream).unwrap();
+        std::fs::write(stream.join("mark"), "").unwrap();
+        let place = Place { guarded: Some(store.clone()), streams: vec![stream] };
+        assert_eq!(locate(&RealDisk, &store).unwrap(), place);
+        assert_eq!(locate(&RealDisk, &store.join("streams")).unwrap(), place);
     }
 
     #[test]
