@@ -29,15 +29,17 @@ mod error;
 mod inbox;
 mod key;
 mod message;
+mod options;
 mod place;
 mod stream;
 
-pub use connection::{Client, Connection, Options, REQUEST_TIMEOUT};
+pub use connection::{Client, Connection, REQUEST_TIMEOUT};
 pub use credential::check_credential;
 pub use denied::{Denied, Verb};
 pub use error::Error;
 pub use inbox::{Inboxes, InvalidInbox};
 pub use key::{KeyError, create_key, read_public_key};
 pub use message::{Message, Subscription};
+pub use options::Options;
 pub use place::{Bus, Role};
 pub use stream::{From, Page, Stored, StreamState};
