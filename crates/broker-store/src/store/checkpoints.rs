@@ -22,6 +22,8 @@ const PREFIX: &str = "cp-";
 /// The two files of one checkpoint.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
+    /// Open from the write until it is durable, so that the sync hears of what goes wrong in between. Not longer: there
+    /// are some for every consumer.
     files: [Option<Arc<dyn DiskFile>>; 2],
     lens: [usize; 2],
     /// Of the last save.
@@ -117,7 +119,18 @@ impl Files {
         let mut bytes = Vec::with_capacity(slots.value.len() + name.len() + 64);
         checkpoint::encode(&mut bytes, self.salt, slots.generation, name, slots.version, &slots.value);
         let path = dir.join(&file_names(name)[target]);
-        let Some(file) = &slots.files[target] else { return Ok(()) };
+        let file = match slots.files[target].take() {
+            Some(file) => file,
+            None => match self.disk.open(&path, false) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                    self.names_changed = true;
+                    self.disk.open(&path, true)
+                }
+                opened => opened,
+            }
+            .map_err(|error| Error::io("open", &path, error))?,
+        };
+        let file = slots.files[target].insert(file);
         let write = || {
             file.write_at(&bytes, 0)?;
             if slots.lens[target] > bytes.len() {
@@ -164,14 +177,12 @@ impl Files {
         dirty.map(|(name, slots)| (name.clone(), slots.written)).collect()
     }
 
-    /// The files to sync; both the first time, so that both exist.
-    pub(super) fn checkpoint_files(&self, name: &str) -> Vec<(PathBuf, Arc<dyn DiskFile>)> {
+    /// The files to sync; both the first time, so that both exist. Those that are not open were read, not written.
+    pub(super) fn checkpoint_files(&self, name: &str) -> Vec<(PathBuf, Option<Arc<dyn DiskFile>>)> {
         let Some(slots) = self.checkpoints.get(name) else { return Vec::new() };
         let names = file_names(name);
         let wanted = (0..2).filter(|&index| index == slots.current || slots.durable.is_none());
-        wanted
-            .filter_map(|index| Some((self.path(&names[index]), Arc::clone(slots.files[index].as_ref()?))))
-            .collect()
+        wanted.map(|index| (self.path(&names[index]), slots.files[index].clone())).collect()
     }
 
     pub(super) fn checkpoints_synced(&mut self, synced: &[(String, u64)]) {
@@ -181,6 +192,7 @@ impl Files {
                 && slots.written == *generation
             {
                 slots.durable = Some((*generation, slots.current));
+                slots.files = [None, None];
             }
         }
     }
@@ -269,21 +281,6 @@ impl Files {
         let used: Vec<String> = self.checkpoints.keys().flat_map(|name| file_names(name)).collect();
         let ours = names.iter().filter(|name| name.starts_with(PREFIX) && split(name).is_some());
         ours.filter(|name| !used.contains(name)).cloned().collect()
-    }
-
-    /// Opens what [`Files::load_checkpoints`] found, for writing.
-    pub(super) fn open_checkpoints(&mut self) -> Result<(), Error> {
-        let names: Vec<String> = self.checkpoints.keys().cloned().collect();
-        for name in names {
-            for (index, file_name) in file_names(&name).iter().enumerate() {
-                let path = self.path(file_name);
-                let file = self.disk.open(&path, true).map_err(|error| Error::io("open", &path, error))?;
-                if let Some(slots) = self.checkpoints.get_mut(&name) {
-                    slots.files[index] = Some(file);
-                }
-            }
-        }
-        Ok(())
     }
 }
 

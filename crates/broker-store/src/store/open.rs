@@ -101,7 +101,6 @@ impl Store {
     /// Makes what was read the beginning of what is written.
     fn go_on(&mut self, found: &Found, leftovers: &[String], end: super::recover::End) -> Result<(), Error> {
         let Some(files) = &mut self.files else { return Ok(()) };
-        files.open_checkpoints()?;
         files.open_mark(found.mark.map_or(0, |mark| mark.generation))?;
         let listed = found.manifest.as_ref().map(|manifest| &manifest.checkpoints[..]).unwrap_or_default();
         let mut never_durable = files.unusable_checkpoints(&found.names);

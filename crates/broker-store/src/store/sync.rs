@@ -9,7 +9,8 @@
 //! is on disk, and asking again may be answered with a yes that is not true. So what was not durable before is refused,
 //! the segments concerned are never written again, and what they hold of older messages is copied to new ones.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{InFlight, Tenancy, segment_name};
@@ -29,7 +30,8 @@ pub struct SyncJob {
     disk: Arc<dyn Disk>,
     dir: PathBuf,
     tenancy: Arc<Tenancy>,
-    files: Vec<(PathBuf, Arc<dyn DiskFile>)>,
+    /// Those that are not open are opened one after the other.
+    files: Vec<(PathBuf, Option<Arc<dyn DiskFile>>)>,
     sync_dir: bool,
     manifest: Option<Vec<u8>>,
     manifest_generation: u64,
@@ -108,13 +110,25 @@ impl SyncJob {
 
     fn sync_files(&self) -> Result<(), Error> {
         for (path, file) in &self.files {
-            file.sync_data().map_err(|error| Error::io("sync", path, error))?;
+            let synced = match file {
+                Some(file) => file.sync_data(),
+                None => self.tenancy.use_names(|| self.sync_name(path)).unwrap_or(Ok(())),
+            };
+            synced.map_err(|error| Error::io("sync", path, error))?;
         }
         if self.sync_dir {
             let synced = self.tenancy.use_names(|| self.disk.sync_dir(&self.dir)).unwrap_or(Ok(()));
             synced.map_err(|error| Error::io("sync", &self.dir, error))?;
         }
         Ok(())
+    }
+
+    /// What is missing is found missing when it is read.
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        match self.disk.open(path, false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => opened?.sync_data(),
+        }
     }
 
     fn write_manifest(&self, bytes: &[u8]) -> Result<(), Error> {
@@ -234,8 +248,8 @@ impl Store {
         }
         files.tickets += 1;
         let dirty = std::mem::take(&mut files.dirty);
-        let mut synced: Vec<(PathBuf, Arc<dyn DiskFile>)> =
-            dirty.iter().map(|(&id, file)| (files.path(&segment_name(id)), Arc::clone(file))).collect();
+        let mut synced: Vec<(PathBuf, Option<Arc<dyn DiskFile>>)> =
+            dirty.iter().map(|(&id, file)| (files.path(&segment_name(id)), Some(Arc::clone(file)))).collect();
         let alive = Arc::new(());
         let seen = Arc::downgrade(&alive);
         files.in_flight = Some(InFlight { ticket: files.tickets, alive: seen, segments: dirty });
