@@ -458,7 +458,7 @@ mod tests {
         {
             let page = store.subjects(&mut Selection::all(), offset, limit);
             let found = page.items.iter().map(|(name, _)| &**name);
-            let expected = names.iter().skip(offset).take(limit).map(|name| name.as_bytes());
+            let expected = names.iter().skip(offset).take(limit).map(String::as_bytes);
             assert!(found.eq(expected) && page.total == names.len(), "{offset} {limit}: {page:?}");
         }
     }
