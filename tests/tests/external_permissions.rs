@@ -181,3 +181,22 @@ async fn a_host_that_lacks_a_permission_says_so_in_its_state_and_by_an_alert() {
     bus.wait_for_line("reviewer", "echo: oats").await;
     drop(daemon);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_audit_and_may_not_hear_it_is_told() {
+    if !NatsServer::is_installed() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut nats = NatsServer::prepare(dir.path());
+    let (right, permitted) = (nats.configuration(), "subscribe: \">\"");
+    assert!(right.contains(permitted), "the guide has {permitted}");
+    nats.configure(&right.replacen(permitted, "subscribe: [\"node.>\", \"_INBOX.>\"]", 1));
+    nats.up();
+    let mut daemon = TestDaemon::prepare_with_bus(external(), &section(&nats));
+    daemon.up();
+    let refused = daemon.ostler(["audit", "--follow"]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    assert!(refused.stderr.contains("subscribe audit.local."), "{refused:?}");
+    drop(daemon);
+}

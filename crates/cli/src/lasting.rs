@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ostler_client::{Client, Connection, Message, Options, Subscription};
+use ostler_client::{Client, Connection, Denied, Error as BusError, Message, Options, Subscription, Verb};
 use tokio::sync::watch;
 
 use crate::exit::Outcome;
@@ -68,6 +68,7 @@ pub(crate) struct Listener {
     filter: String,
     clients: watch::Receiver<Client>,
     connection: watch::Receiver<Connection>,
+    denied: watch::Receiver<Vec<Denied>>,
     subscription: Subscription,
     place: Place,
 }
@@ -88,16 +89,21 @@ impl Listener {
     pub(crate) async fn join(mut clients: watch::Receiver<Client>, filter: String) -> Outcome<Self> {
         let client = clients.borrow_and_update().clone();
         let subscription = client.subscribe(filter.clone()).await?;
-        Ok(Self { filter, clients, connection: client.connection(), subscription, place: Place::Joined })
+        let (connection, denied) = (client.connection(), client.denied());
+        Ok(Self { filter, clients, connection, denied, subscription, place: Place::Joined })
     }
 
     /// Waits for the next; `None` when there will be no more. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// The bus does not permit listening here: nothing would ever come.
     pub(crate) async fn next(&mut self) -> Outcome<Option<Heard>> {
         loop {
             if self.place == Place::Behind {
                 let client = self.clients.borrow().clone();
                 self.subscription = client.subscribe(self.filter.clone()).await?;
-                self.connection = client.connection();
+                (self.connection, self.denied) = (client.connection(), client.denied());
                 self.place = Place::Joined;
                 return Ok(Some(Heard::Rejoined));
             }
@@ -114,11 +120,25 @@ impl Listener {
                     Ok(()) => {}
                     Err(_) => self.place = Place::Closed,
                 },
+                denied = refused(&mut self.denied, &self.filter), if is_open => {
+                    return Err(BusError::Denied(denied).into());
+                },
                 changed = self.clients.changed() => match changed {
                     Ok(()) => self.place = Place::Behind,
                     Err(_) => return Ok(None),
                 },
             }
         }
+    }
+}
+
+/// Waits until the bus says that the filter may not be listened on.
+async fn refused(denied: &mut watch::Receiver<Vec<Denied>>, filter: &str) -> Denied {
+    let is_ours = |denied: &Denied| denied.verb == Verb::Subscribe && denied.subject == filter;
+    let found = denied.wait_for(|known| known.iter().any(is_ours)).await;
+    match found.ok().and_then(|known| known.iter().find(|denied| is_ours(denied)).cloned()) {
+        Some(denied) => denied,
+        // The connection is closed for good, which others look after.
+        None => std::future::pending().await,
     }
 }
