@@ -49,3 +49,5 @@ impl Settings {
 mod tests;
 #[cfg(test)]
 mod tests_jetstream;
+#[cfg(test)]
+mod tests_users;
