@@ -42,4 +42,4 @@ pub use key::{KeyError, create_key, read_public_key};
 pub use message::{Message, Subscription};
 pub use options::Options;
 pub use place::{Bus, Role};
-pub use stream::{From, Page, Stored, StreamState};
+pub use stream::{From, Narrower, Page, Stored, StreamState};

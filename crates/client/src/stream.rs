@@ -122,15 +122,31 @@ impl StreamState {
     }
 }
 
+/// What to do with limits of a stream that are wider than asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Narrower {
+    /// Narrow them: the stream is the asker's own.
+    Apply,
+    /// Leave them: others use the stream too.
+    Leave,
+}
+
 impl Client {
     /// Makes sure that a stream is there and is as `config` says: makes it, or changes what differs and nothing else.
     /// `config` is the JSON of a stream's configuration and has its `name`. Returns what it holds; `None` for a stream
     /// that was made.
     ///
+    /// With [`Narrower::Leave`] a limit that is wider there than `config` says stays: narrowing it would take out what
+    /// others have put in.
+    ///
     /// # Errors
     ///
     /// [`Error::NoStreams`] where the bus keeps nothing, [`Error::Stream`] with the bus's own words when it refuses.
-    pub async fn ensure_stream(&self, config: &JsonMap) -> Result<Option<StreamState>, Error> {
+    pub async fn ensure_stream(
+        &self,
+        config: &JsonMap,
+        narrower: Narrower,
+    ) -> Result<Option<StreamState>, Error> {
         let name = config.get("name").and_then(Value::as_str).unwrap_or_default();
         let info = match self.stream_api(&format!("STREAM.INFO.{name}"), &json!({})).await {
             Err(Error::Stream { err_code: NO_STREAM, .. }) => {
@@ -141,8 +157,14 @@ impl Client {
         };
         let mut wanted = info.get("config").and_then(Value::as_object).cloned().unwrap_or_default();
         let differs = |(key, value): &(&String, &Value)| !says_the_same(wanted.get(*key), value);
-        let changes: Vec<_> =
-            config.iter().filter(differs).map(|(key, value)| (key.clone(), value.clone())).collect();
+        let stays = |(key, value): &(&String, &Value)| {
+            narrower == Narrower::Leave && narrows(key, wanted.get(*key), value)
+        };
+        let (kept, changes): (Vec<_>, Vec<_>) = config.iter().filter(differs).partition(stays);
+        let changes: Vec<_> = changes.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        if !kept.is_empty() {
+            tracing::debug!(stream = name, configured = ?kept, "the stream keeps the wider limits that it has");
+        }
         if !changes.is_empty() {
             tracing::info!(stream = name, changes = ?changes, "the stream is changed to what is configured");
             wanted.extend(changes);
@@ -361,6 +383,13 @@ fn find_header(block: &str, name: &str) -> Option<String> {
         .find_map(|(key, value)| key.eq_ignore_ascii_case(name).then(|| value.trim().to_owned()))
 }
 
+/// Whether a value would take messages out of a stream that has another now. No limit is written 0 or -1.
+fn narrows(key: &str, found: Option<&Value>, wanted: &Value) -> bool {
+    let limit = |value: &Value| value.as_i64().filter(|limit| *limit > 0).unwrap_or(i64::MAX);
+    matches!(key, "max_bytes" | "max_age" | "max_msgs" | "max_msgs_per_subject")
+        && limit(wanted) < found.map_or(i64::MAX, limit)
+}
+
 /// Whether a value of a stream's configuration is what we want: a server leaves defaults out and adds what it likes to
 /// an object.
 fn says_the_same(found: Option<&Value>, wanted: &Value) -> bool {
@@ -387,6 +416,23 @@ mod tests {
         let other = json!({ "deny_delete": true, "metadata": { "a": "2" } });
         assert!(!says_the_same(Some(&other), &wanted));
         assert!(!says_the_same(Some(&json!({})), &wanted));
+    }
+
+    #[test]
+    fn a_limit_is_narrowed_by_less_and_by_any_where_there_was_none() {
+        for (found, wanted, expected) in [
+            (json!(10), json!(9), true),
+            (json!(10), json!(10), false),
+            (json!(10), json!(11), false),
+            (json!(-1), json!(10), true),
+            (json!(0), json!(10), true),
+            (json!(10), json!(0), false),
+            (json!(10), json!(-1), false),
+        ] {
+            assert_eq!(narrows("max_bytes", Some(&found), &wanted), expected, "{found} to {wanted}");
+        }
+        assert!(narrows("max_age", None, &json!(10)));
+        assert!(!narrows("num_replicas", Some(&json!(3)), &json!(1)));
     }
 
     #[test]

@@ -310,7 +310,7 @@ async fn start_engine(
             log_bytes_max: config.agents.log_bytes_max.bytes(),
             events_max: config.agents.events_max,
         },
-        audit: config.audit.to_engine(),
+        audit: config.audit.to_engine(endpoint.external.is_some()),
     };
     Ok(ostler_engine::start(options).await?)
 }

@@ -52,8 +52,8 @@ impl AuditConfig {
         }
     }
 
-    /// The same for the engine.
-    pub(crate) fn to_engine(&self) -> AuditOptions {
+    /// The same for the engine; `shared` when other daemons may be on the bus.
+    pub(crate) fn to_engine(&self, shared: bool) -> AuditOptions {
         AuditOptions {
             mode: match self.mode {
                 AuditMode::Off => ostler_engine::AuditMode::Off,
@@ -62,6 +62,7 @@ impl AuditConfig {
             },
             bytes_max: self.max_bytes.bytes(),
             age_ms_max: self.max_age.map(Interval::millis),
+            shared,
         }
     }
 }

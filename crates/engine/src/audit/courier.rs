@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ostler_client::{Client, Connection, Error as BusError};
+use ostler_client::{Client, Connection, Error as BusError, Narrower, StreamState};
 use ostler_store::{Reader, Store, Write};
 use ostler_wire::{
     AUDIT_HASH_HEADER, AUDIT_STREAM, AuditEntry, AuditStatus, AuditStream, NodeId, Subject, Timestamp,
@@ -154,7 +154,7 @@ impl Route {
 
     /// Makes sure that the stream is there, and finds out where our chain ends in it. Returns what does not fit.
     pub(crate) async fn join(&mut self) -> Result<Option<String>, Fault> {
-        let state = match self.client.ensure_stream(&stream::audit(&self.options)).await? {
+        let state = match self.ensure_audit().await? {
             Some(state) => Some(state),
             None => self.client.stream_state(AUDIT_STREAM).await?,
         };
@@ -165,10 +165,15 @@ impl Route {
         Ok(tampered)
     }
 
+    async fn ensure_audit(&self) -> Result<Option<StreamState>, Fault> {
+        let narrower = if self.options.shared { Narrower::Leave } else { Narrower::Apply };
+        Ok(self.client.ensure_stream(&stream::audit(&self.options), narrower).await?)
+    }
+
     /// Makes sure that the streams can be had, and leaves the rest to the first round.
     pub(crate) async fn check(&mut self) -> Result<(), Fault> {
-        self.client.ensure_stream(&stream::audit(&self.options)).await?;
-        self.client.ensure_stream(&stream::desired()).await?;
+        self.ensure_audit().await?;
+        self.client.ensure_stream(&stream::desired(), Narrower::Apply).await?;
         Ok(())
     }
 

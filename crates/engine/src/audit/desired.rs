@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
-use ostler_client::{Client, Error as BusError};
+use ostler_client::{Client, Error as BusError, Narrower};
 use ostler_store::Store;
 use ostler_wire::{AgentId, DESIRED_STREAM, DesiredAgent, NodeId, Subject};
 use tokio::time::Instant;
@@ -95,7 +95,7 @@ impl Bucket {
     /// Writes what differs. Returns the first definition that the bus does not carry: it has no key, and the rest has.
     async fn bring_up(&mut self) -> Result<Option<String>, Fault> {
         if self.there.is_none() {
-            self.client.ensure_stream(&stream::desired()).await?;
+            self.client.ensure_stream(&stream::desired(), Narrower::Apply).await?;
             self.there = Some(self.look().await?);
         }
         let store = self.store.clone();

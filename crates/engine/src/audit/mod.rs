@@ -55,6 +55,8 @@ pub struct AuditOptions {
     pub bytes_max: u64,
     /// How long entries are kept, in milliseconds; for ever when absent.
     pub age_ms_max: Option<u64>,
+    /// Whether other daemons may use the stream: its limits are widened then, and never narrowed.
+    pub shared: bool,
 }
 
 /// The longest text and the largest details of an entry, in bytes; what is longer is cut, and its hash told.
