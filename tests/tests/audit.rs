@@ -358,7 +358,7 @@ async fn a_chain_that_was_written_anew_with_proper_hashes_shows() {
     let config = json!({ "name": AUDIT_STREAM, "subjects": ["audit.>"], "allow_direct": true,
         "deny_delete": true, "deny_purge": true });
     wait_for("the stream is made", PATIENCE, async || {
-        admin.ensure_stream(config.as_object().unwrap()).await.ok()
+        admin.ensure_stream(config.as_object().unwrap(), ostler_client::Narrower::Apply).await.ok()
     })
     .await;
     for (subject, hash, payload) in forged(&before, "pause was asked for", "nothing was asked for") {
