@@ -187,9 +187,9 @@ impl Client {
     /// Says it and listens for what it causes. In the middle of a frame there is nothing to wait for.
     fn say(&mut self, pieces: &[Vec<u8>], limits: &Limits) -> Vec<Heard> {
         for piece in pieces {
-            // The server may hang up before all is said.
+            // The server may hang up before all is said; what it said until then is still there to be heard.
             if self.stream.write_all(piece).is_err() {
-                break;
+                return self.listen(usize::MAX);
             }
             self.said.extend_from_slice(piece);
         }
