@@ -126,7 +126,6 @@ pub use ostler_broker_store::{Durability, Finding};
 pub use report::Totals;
 pub use stream::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, External, PersistMode, Republish, Retention,
-    Storage, StreamConfig, StreamConsumerSource, StreamSource, SubjectTransform,
-    check, repair,
+    Storage, StreamConfig, StreamConsumerSource, StreamSource, SubjectTransform, check, repair,
 };
 pub use time::{Time, parse_duration, write_duration};

@@ -43,7 +43,11 @@ impl Store {
             last_seq: self.last_seq,
             lost: self.lost_count(),
             segments: self.segments.len(),
-            checkpoints: self.checkpoints().into_iter().filter(|name| self.checkpoint(name).is_some()).collect(),
+            checkpoints: self
+                .checkpoints()
+                .into_iter()
+                .filter(|name| self.checkpoint(name).is_some())
+                .collect(),
             findings: self.findings.clone(),
             repaired,
         }

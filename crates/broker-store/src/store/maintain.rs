@@ -105,8 +105,9 @@ impl Store {
     /// Makes those copies anew whose sync failed: a manifest that named them, and let their sources go, would promise
     /// what may not be on disk.
     pub(super) fn copy_doubtful(&mut self) -> Result<(), Error> {
-        let is_doubtful =
-            |segment: &Segment| segment.suspect && segment.closed && !segment.damaged && !segment.data.is_empty();
+        let is_doubtful = |segment: &Segment| {
+            segment.suspect && segment.closed && !segment.damaged && !segment.data.is_empty()
+        };
         while self.files.is_some()
             && let Some(index) = self.segments.iter().position(is_doubtful)
         {

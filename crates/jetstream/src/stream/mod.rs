@@ -32,6 +32,7 @@ use ostler_broker_proto::subject::Filter;
 use ostler_broker_store::{Durability, Erase, Error, Finding, Selection, Severity, Store};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use chores::{Outcome, Progress, Request, STEPS_PER_TICK};
 pub use config::{
     Compression, ConsumerLimits, DURABILITY_KEY, Discard, PersistMode, Republish, Retention, Storage,
     StreamConfig,
@@ -39,7 +40,6 @@ pub use config::{
 pub(crate) use config::{
     DESCRIPTION_MAX, METADATA_MAX, NAME_MAX, SERVER_METADATA, is_default, is_name, metadata_bytes,
 };
-pub(crate) use chores::{Outcome, Progress, Request, STEPS_PER_TICK};
 pub(crate) use feed::{Feed, identity as feed_identity};
 pub(crate) use intake::Taken;
 pub use salvage::{check, repair};
