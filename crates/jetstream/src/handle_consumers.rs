@@ -149,7 +149,7 @@ impl JetStream {
         let paused = consumer.is_paused(now);
         (on.dirty, on.wake) = (true, true);
         self.touch(id);
-        let remaining = pause_until.nanos().map_or(0, |until| until - now);
+        let remaining = pause_until.nanos().map_or(0, |until| until.saturating_sub(now));
         Ok(Paused { paused, pause_until, pause_remaining: remaining.max(0) })
     }
 

@@ -168,3 +168,16 @@ fn headers_and_replies_take_the_largest_numbers() {
     }
     use_it_twice(&mut rig);
 }
+
+/// The earliest and the latest that nanoseconds since 1970 can say, and what lies beyond.
+#[test]
+fn pauses_take_the_farthest_times() {
+    for until in
+        ["1677-09-21T00:12:44Z", "1715-01-01T00:00:00Z", "2262-04-11T23:47:16Z", "9999-12-31T23:59:59Z"]
+    {
+        let mut rig = Rig::new();
+        create(&mut rig, "", "");
+        rig.ask("$JS.API.CONSUMER.PAUSE.S.c", &format!(r#"{{"pause_until":"{until}"}}"#));
+        use_it_twice(&mut rig);
+    }
+}

@@ -394,7 +394,7 @@ impl Consumer {
                 .pause_until
                 .nanos()
                 .filter(|_| paused)
-                .map_or(0, |until| until - now),
+                .map_or(0, |until| until.saturating_sub(now)),
             priority_groups: self.group_states(),
             ts: Time::from_nanos(now),
         }
